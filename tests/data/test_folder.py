@@ -1,0 +1,142 @@
+"""Laws of the prepared folder: what is written is what is read, faults come all at once, splits obey their rule."""
+
+import hashlib
+import json
+import random
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from common.data.folder import Pair, Split, read_datalist, split_validation, write_prepared_folder
+from common.errors import InputError
+
+
+def drawn_pair(number, size=(24, 32)):
+    """A noise image `(H, W, 3)` and a mask with a square lesion."""
+    image = np.random.default_rng(number).integers(0, 256, (*size, 3), dtype=np.uint8)
+    mask = np.zeros(size, np.uint8)
+    mask[4 : 8 + number % 4, 4:12] = 255
+    return image, mask
+
+
+def drawn_pairs(count):
+    return [Pair(*drawn_pair(i), source="drawn", group=f"g{i // 2}", stem=str(i)) for i in range(count)]
+
+
+def write(out, pairs, protocols, **rest):
+    return write_prepared_folder(out, pairs, protocols, name="drawn", licence="none", progress=False, **rest)
+
+
+def names(pairs):
+    return [pair.name for pair in pairs]
+
+
+def test_written_equals_read(tmp_path):
+    pairs = drawn_pairs(12)
+    write(tmp_path / "out", iter(pairs), {"a": Split(names(pairs)[:10], names(pairs)[10:])}, total=12)
+    items = [item for key in ("training", "validation", "test") for item in read_datalist(tmp_path / "out", key=key)]
+    assert len(items) == 12
+    by_name = {pair.name: pair for pair in pairs}
+    for item in items:
+        pair = by_name[item["image"].split("/")[-1].removesuffix(".png")]
+        assert np.array_equal(np.asarray(Image.open(item["image"])), pair.image)
+        assert np.array_equal(np.asarray(Image.open(item["label"])), pair.mask)
+        assert item["group"] == pair.group
+        with open(item["image"], "rb") as file:
+            assert item["sha256"] == hashlib.sha256(file.read()).hexdigest()
+
+
+def test_protocols_share_images_and_the_first_is_default(tmp_path):
+    pairs = drawn_pairs(6)
+    write(tmp_path / "out", pairs, {"a": Split(names(pairs)[:4], names(pairs)[4:]), "b": Split(names(pairs))}, seed=3)
+    assert len(read_datalist(tmp_path / "out", "b")) + len(read_datalist(tmp_path / "out", "b", "validation")) == 6
+    assert read_datalist(tmp_path / "out", "a") == read_datalist(tmp_path / "out")
+    assert read_datalist(tmp_path / "out", "b", "test") == []
+    head = json.loads((tmp_path / "out" / "dataset.json").read_text())
+    assert (head["protocol"], head["seed"], head["numTest"]) == ("a", 3, 2)
+    assert not any(item["image"].startswith("/") for item in head["training"])
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_split_rule_is_the_fixed_one(seed):
+    items = [{"image": f"images/{i}.png"} for i in range(57)]
+    training, validation = split_validation(items[::-1], seed)
+    ordered = sorted(items, key=lambda item: item["image"])
+    order = list(range(57))
+    random.Random(seed).shuffle(order)
+    assert validation == sorted((ordered[i] for i in order[:6]), key=lambda item: item["image"])
+    assert sorted(item["image"] for item in training + validation) == [item["image"] for item in ordered]
+
+
+def test_split_leaves_the_global_generator_alone():
+    random.seed(1)
+    state = random.getstate()
+    split_validation([{"image": str(i)} for i in range(20)], 0)
+    assert random.getstate() == state
+
+
+def test_all_faults_at_once_and_nothing_left(tmp_path):
+    good = drawn_pairs(3)
+    image, mask = drawn_pair(1)
+    bad = [
+        Pair(image, mask[:-1], "drawn", "g", "size"),
+        Pair(tmp_path / "gone.png", mask, "drawn", "g", "gone"),
+        Pair(image, mask, "drawn", "g", "1"),
+        Pair(image, mask, "Drawn", "g", "2"),
+        Pair(image, mask, "drawn", "g", "a/b"),
+    ]
+    with pytest.raises(InputError) as caught:
+        write(tmp_path / "out", good + bad, {"a": Split([])}, faults=["known before"])
+    lines = str(caught.value).splitlines()
+    assert lines[0].startswith("6 faults")
+    for line, word in zip(
+        lines[1:], ["known before", "drawn_size", "gone.png", "two of this name", "case", "'a/b'"], strict=True
+    ):
+        assert word in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_stop_leaves_nothing(tmp_path):
+    def stopping():
+        yield from drawn_pairs(2)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "out", stopping(), {"a": Split([])})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_never_overwrites(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("kept")
+    with pytest.raises(InputError, match="not empty"):
+        write(tmp_path / "out", drawn_pairs(2), {"a": Split([])})
+    assert (tmp_path / "out" / "mine.txt").read_text() == "kept"
+
+
+def test_reading_names_what_is_wrong_and_the_mend(tmp_path):
+    with pytest.raises(InputError, match="no such folder"):
+        read_datalist(tmp_path / "gone")
+    with pytest.raises(InputError, match=r"not prepared: run python -m common\.data prepare polyps"):
+        read_datalist(tmp_path)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "masks").mkdir()
+    with pytest.raises(InputError, match=r"prepare pairs .*images .*masks OUT"):
+        read_datalist(tmp_path)
+    pairs = drawn_pairs(4)
+    write(tmp_path / "out", pairs, {"a": Split(names(pairs)), "b": Split([], names(pairs))})
+    with pytest.raises(InputError, match="no protocol 'c'; there are a, b"):
+        read_datalist(tmp_path / "out", "c")
+    with pytest.raises(InputError, match="no list 'train'; there are training, validation, test"):
+        read_datalist(tmp_path / "out", "a", "train")
+    with pytest.raises(InputError, match="training list is empty"):
+        read_datalist(tmp_path / "out", "b")
+    (tmp_path / "out" / "dataset.json").write_text("{")
+    with pytest.raises(InputError, match="not valid JSON"):
+        read_datalist(tmp_path / "out")
+
+
+def test_a_source_that_monai_would_take_for_a_path_is_refused(tmp_path):
+    with pytest.raises(InputError, match="'masks' cannot serve"):
+        write(tmp_path / "out", [Pair(*drawn_pair(0), "masks", "g", "0")], {"a": Split([])})
