@@ -39,8 +39,9 @@ class TokenRMSNorm(nn.Module):
         self.epsilon = 1e-6
 
     def forward(self, x: Tensor) -> Tensor:
-        # The square is taken in float32: in half precision it overflows from 256 on.
-        mean_square = x.float().square().mean(dim=1, keepdim=True)
+        # The square is taken in float32 at least: in half precision it overflows from 256 on.
+        wide = x if x.dtype == torch.float64 else x.float()
+        mean_square = wide.square().mean(dim=1, keepdim=True)
         scale = torch.rsqrt(mean_square + self.epsilon) * self.weight.view(1, -1, 1, 1)
         return x * scale.to(x.dtype)
 

@@ -54,6 +54,13 @@ class OrderNet(nn.Module):
     ) -> None:
         super().__init__()
         _check_arguments(channels, attention_skips, skip_refinement)
+        _check_positive(
+            in_channels=in_channels,
+            out_channels=out_channels,
+            num_heads=num_heads,
+            head_dim=head_dim,
+            refinement_reduction=refinement_reduction,
+        )
         widths = [in_channels, *channels]
         self.encoder = nn.ModuleList(
             MultiKernelInvertedResidual(narrow, wide) for narrow, wide in zip(widths, widths[1:], strict=False)
@@ -105,3 +112,9 @@ def _check_arguments(channels: Sequence[int], attention_skips: Sequence[int], sk
         raise ValueError(f"attention_skips takes indices 0 (deepest) to {NUM_SKIPS - 1} (shallowest); got {outside}")
     if skip_refinement not in SKIP_REFINEMENTS:
         raise ValueError(f"skip_refinement is one of {SKIP_REFINEMENTS}; got {skip_refinement!r}")
+
+
+def _check_positive(**arguments: int) -> None:
+    for name, value in arguments.items():
+        if value < 1:
+            raise ValueError(f"{name} is at least 1; got {value}")
