@@ -1,0 +1,44 @@
+# `make demo` and `make test` need Python 3.11 or newer, and build everything else that they need in .venv.
+PYTHON ?= python3
+ARGS ?=
+VENV := .venv
+RUN := $(VENV)/bin/python
+STAMP := $(VENV)/.complete
+
+.PHONY: help demo test lint bench clean
+.DEFAULT_GOAL := help
+
+help:  ## this list
+	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile
+
+# The stamp is written last, so an environment that was stopped half-way is built again from nothing,
+# and one that is complete but older than the pins is brought up to them where it stands.
+$(STAMP): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "error: no $(PYTHON) here; install Python 3.11 or newer, or name one: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: $(PYTHON) is $$($(PYTHON) -V), and Python 3.11 or newer is needed; name one: make PYTHON=python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "error: $(PYTHON) cannot make environments; install its venv module (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }
+	@echo "building $(VENV) (once; a few minutes)"
+	@test -e $@ || $(PYTHON) -m venv --clear $(VENV)
+	@$(RUN) -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(STAMP)  ## draw a small set, train ORDER on it for a few minutes, measure it, show where the results are
+	@test -e runs/demo/data/dataset.json || $(RUN) -m common.data prepare phantoms runs/demo/data
+	@$(RUN) -W ignore -m monai.bundle run training --dataset_dir "$(CURDIR)/runs/demo/data" --output_dir "$(CURDIR)/runs/demo/model" \
+		--config_file "['order_polyps/configs/train.yaml','order_polyps/configs/recipe_demo.yaml']"
+	@$(RUN) -W ignore -m monai.bundle run --dataset_dir "$(CURDIR)/runs/demo/data" --output_dir "$(CURDIR)/runs/demo/model" \
+		--config_file "['order_polyps/configs/train.yaml','order_polyps/configs/recipe_demo.yaml','order_polyps/configs/evaluate.yaml']"
+	@echo "table and picture: runs/demo/model"
+
+test: $(STAMP)  ## all tests, on two processes; ARGS="-m 'not slow'" for the quick ones, ARGS="-n 0 …" for one process
+	@$(RUN) -m pytest -n 2 --dist loadscope $(ARGS)
+
+lint: $(STAMP)  ## style and format, as .ci/run checks them
+	@$(RUN) -m ruff check --quiet .
+	@$(RUN) -m ruff format --check --quiet .
+
+bench: $(STAMP)  ## the tables of parameters, cost, memory and speed
+	@$(RUN) -m benchmarks
+
+clean:  ## remove the environment and what the demo left; trained models elsewhere stay
+	@rm -rf $(VENV) runs/demo .pytest_cache .ruff_cache build *.egg-info

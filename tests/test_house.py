@@ -1,0 +1,185 @@
+"""Rules of the house that no linter knows: pins, relative imports, short files, nothing of one machine."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+LONGEST_FILE = 450  # lines
+PACKAGES = ("common", "benchmarks", "bundles")
+# torch's own CUDA wheels: machines without such a card get none, so they are not pinned here but by torch.
+OF_THE_MACHINE = re.compile(r"^(nvidia|cuda)-|^triton$")
+
+# Written so that neither pattern matches this file.
+OWN_FOLDER = re.compile(r"(?<![\w.:/~})>*-])/(?:work|home|root|Users|tmp|mnt|scratch)/|\b[A-Z]:\\Users\b")
+REGISTRY = re.compile(r"\b(?:pypi\.org|pythonhosted\.org|download\.pytorch\.org|anaconda\.org|npmjs\.org)\b")
+
+
+def pin_of(line: str) -> tuple[str, str] | None:
+    """Name and version of a constraints line ``name==version``; None where it is anything else."""
+    try:
+        requirement = Requirement(line)
+    except ValueError:
+        return None
+    specifiers = list(requirement.specifier)
+    if len(specifiers) != 1 or specifiers[0].operator != "==" or "*" in specifiers[0].version:
+        return None
+    return canonicalize_name(requirement.name), specifiers[0].version
+
+
+def constraint_lines(repository: Path) -> list[str]:
+    lines = (line.split("#")[0].strip() for line in (repository / "constraints.txt").read_text().splitlines())
+    return [line for line in lines if line]
+
+
+def needed_names(requirements: list[str], seen: set[str]) -> set[str]:
+    """Canonical names of everything that `requirements` bring on this machine, through all that is installed."""
+    for text in requirements:
+        requirement = Requirement(text)
+        name = canonicalize_name(requirement.name)
+        if name in seen or (requirement.marker and not requirement.marker.evaluate({"extra": ""})):
+            continue
+        seen.add(name)
+        try:
+            below = metadata.requires(name) or []
+        except metadata.PackageNotFoundError:
+            continue  # not installed here: what it needs is unknown, but it must be pinned itself
+        needed_names(below, seen)
+    return seen
+
+
+def import_faults(source: str, depth: int) -> list[str]:
+    """Imports that would break in a copy of `common` under another name.
+
+    Args:
+        source: text of a module of `common`.
+        depth: how many folders below the parent of `common` it lies: 1 for common/x.py, 2 for common/data/x.py.
+    """
+    faults = []
+    for node in ast.walk(ast.parse(source)):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            if node.level == 0:
+                names = [node.module or ""]
+            elif node.level > depth:
+                faults.append(f"line {node.lineno}: climbs out of common")
+        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            function = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if function in {"import_module", "__import__", "optional_import"}:
+                names = [str(node.args[0].value)]
+        inside = [name for name in names if name.split(".")[0] in (*PACKAGES, "tests")]
+        faults += [f"line {node.lineno}: imports {name} by its name" for name in inside]
+    return faults
+
+
+def tracked_texts(repository: Path) -> dict[str, str]:
+    listing = subprocess.run(["git", "ls-files", "-z"], cwd=repository, capture_output=True, text=True)
+    if listing.returncode:
+        pytest.skip("not a git checkout")
+    texts = {}
+    for name in filter(None, listing.stdout.split("\0")):
+        path = repository / name
+        content = path.read_bytes() if path.is_file() else b""
+        if b"\0" not in content:
+            texts[name] = content.decode("utf-8", errors="replace")
+    return texts
+
+
+@pytest.mark.parametrize("line", ["torch", "torch>=2", "torch==2.*", "torch==2.13.0,!=2.1", "-e ."])
+def test_anything_but_an_exact_version_is_no_pin(line: str) -> None:
+    assert pin_of(line) is None
+
+
+def test_constraints_pin_exactly_and_once(repository: Path) -> None:
+    lines = constraint_lines(repository)
+    assert [line for line in lines if pin_of(line) is None] == []
+    names = [pin_of(line)[0] for line in lines]
+    assert sorted(names) == sorted(set(names))
+    assert [name for name in names if OF_THE_MACHINE.search(name)] == []
+    assert [line for line in lines if "+" in line] == []  # a local version is one machine's build
+
+
+def test_constraints_cover_everything_and_keep_the_ranges(repository: Path) -> None:
+    project = tomllib.loads((repository / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    direct = [*project["dependencies"], *(text for texts in extras.values() for text in texts)]
+    direct = [text for text in direct if not text.startswith(project["name"])]
+    pins = dict(pin_of(line) for line in constraint_lines(repository))
+
+    needed = {name for name in needed_names(direct, set()) if not OF_THE_MACHINE.search(name)}
+    assert sorted(needed - set(pins)) == []
+    ranges = map(Requirement, direct)
+    assert [str(one) for one in ranges if pins[canonicalize_name(one.name)] not in one.specifier] == []
+
+
+@pytest.mark.parametrize(
+    ("source", "depth", "faults"),
+    [
+        ("from .errors import InputError", 1, 0),
+        ("from ..errors import InputError", 2, 0),
+        ("import commonplace, torch", 1, 0),
+        ("from ..errors import InputError", 1, 1),
+        ("import common.errors", 1, 1),
+        ("from common import errors", 2, 1),
+        ("def f():\n    from common.order import OrderNet", 1, 1),
+        ("import_module('common.order')", 1, 1),
+        ("from benchmarks import cost", 1, 1),
+    ],
+)
+def test_import_faults_are_found(source: str, depth: int, faults: int) -> None:
+    assert len(import_faults(source, depth)) == faults
+
+
+def test_common_imports_itself_only_relatively(repository: Path) -> None:
+    modules = sorted((repository / "common").rglob("*.py"))
+    assert modules
+    faults = {}
+    for path in modules:
+        name = path.relative_to(repository)
+        if found := import_faults(path.read_text(), depth=len(name.parts) - 1):
+            faults[str(name)] = found
+    assert faults == {}
+
+
+def test_no_file_is_too_long_to_read(repository: Path) -> None:
+    lengths = {
+        str(path.relative_to(repository)): len(path.read_text().splitlines())
+        for package in PACKAGES
+        for path in (repository / package).rglob("*.py")
+    }
+    assert {name: length for name, length in lengths.items() if length > LONGEST_FILE} == {}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text", "found"),
+    [
+        (OWN_FOLDER, "open('/" + "home/me/x.png')", True),
+        (OWN_FOLDER, "--dataset_dir /" + "tmp/polyps", True),
+        (OWN_FOLDER, "runs/" + "work/x and https://example.org/" + "home/x and ~/" + "work/x", False),
+        (REGISTRY, "https://" + "pypi" + ".org/simple", True),
+        (REGISTRY, "pip install -c constraints.txt", False),
+    ],
+)
+def test_what_belongs_to_one_machine_is_found(pattern: re.Pattern[str], text: str, found: bool) -> None:
+    assert bool(pattern.search(text)) is found
+
+
+def test_tracked_texts_name_no_machine(repository: Path) -> None:
+    texts = tracked_texts(repository)
+    faults = [
+        f"{name}:{number}: {line.strip()[:100]}"
+        for name, text in texts.items()
+        for number, line in enumerate(text.splitlines(), start=1)
+        if OWN_FOLDER.search(line) or REGISTRY.search(line)
+    ]
+    assert faults == []
