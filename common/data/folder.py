@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Iterable, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -161,7 +161,7 @@ def _datalist(head: Mapping[str, Any], protocol: str, split: Split, items: Mappi
 def write_prepared_folder(
     out: str | Path,
     pairs: Iterable[Pair],
-    protocols: Mapping[str, Split],
+    protocols: Mapping[str, Split] | Callable[[Path, Mapping[str, Mapping[str, str]]], Mapping[str, Split]],
     *,
     name: str,
     labels: Mapping[str, str] | None = None,
@@ -177,7 +177,8 @@ def write_prepared_folder(
     Args:
         out: a new or empty folder.
         pairs: read one by one, so a generator keeps the memory small.
-        protocols: lists by name; the first is the default and becomes `dataset.json`.
+        protocols: lists by name; the first is the default and becomes `dataset.json`. Or a function that makes them
+            once all pairs are written, where they depend on the images: of the folder and its items by `Pair.name`.
         name: of the dataset.
         labels: what the mask's values mean; a background and a lesion if not given.
         licence: the terms of the images, in a line.
@@ -211,6 +212,8 @@ def write_prepared_folder(
             faults.append(f"{name}: no image was found, so there is nothing to write to {out}")
         if faults:
             raise join_faults(faults, name)
+        if callable(protocols):
+            protocols = protocols(folder, items)
         lists = {key: _datalist(head, key, split, items, seed) for key, split in protocols.items()}
         for key, content in list(lists.items())[1:]:
             write_json(folder / PROTOCOLS / f"{key}.json", content)
