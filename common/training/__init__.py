@@ -1,0 +1,24 @@
+"""Training with MONAI's engines: reproducible data order, schedules, checkpoints and what is shown on the way."""
+
+from .checkpoints import RunCheckpoint
+from .datasets import EpochSeededDataset, EpochSeeding
+from .distributed import begin_distributed, local_device
+from .handlers import StopOnNonFiniteLoss, TensorBoardOverlays, TrainingProgressBar, loss_of
+from .history import History
+from .losses import StructureLoss
+from .resolution import ResolutionSchedule
+
+__all__ = [
+    "EpochSeededDataset",
+    "EpochSeeding",
+    "History",
+    "ResolutionSchedule",
+    "RunCheckpoint",
+    "StopOnNonFiniteLoss",
+    "StructureLoss",
+    "TensorBoardOverlays",
+    "TrainingProgressBar",
+    "begin_distributed",
+    "local_device",
+    "loss_of",
+]

@@ -1,0 +1,155 @@
+"""Checkpoints that survive a kill, and resuming by running the same command again."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+from ignite.engine import Engine, Events
+from ignite.handlers import EMAHandler
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from ..errors import InputError, one_line_errors
+from ..weights import fit_weights, read_checkpoint, save_checkpoint, unwrapped
+from .history import History
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+STATE_NAME = "latest.pt"
+MODEL_NAME = "model.pt"
+# What of a scheduler's state is progress; the rest is configuration, which the new command may change.
+SCHEDULER_PROGRESS = ("last_epoch", "_step_count", "_last_lr")
+
+
+class RunCheckpoint:
+    """Save the whole run after every epoch, keep the best model, and resume on start.
+
+    ``<output_dir>/latest.pt`` holds all that the run needs to go on as if never stopped;
+    ``<output_dir>/model.pt`` the evaluated weights with the best validation metric. Both are written whole or
+    not at all. Attach it after every handler that changes what it saves.
+
+    Args:
+        output_dir: folder of the run.
+        network, optimizer, lr_scheduler, ema: what is saved; with `ema` its averaged network is the model.
+        evaluator: the validation engine, whose key metric (larger is better) chooses the model.
+        history: the table of metrics, resumed with the run.
+        settings: plain values that a resumed run must share (data, network, recipe); compared on resume.
+        resume: go on from ``latest.pt`` where there is one.
+
+    Raises:
+        InputError: as one line and exit code 2, if ``latest.pt`` belongs to other settings or another network.
+    """
+
+    def __init__(
+        self,
+        output_dir: str | Path,
+        network: nn.Module,
+        optimizer: Optimizer,
+        evaluator: Engine,
+        history: History,
+        lr_scheduler: LRScheduler | None = None,
+        ema: EMAHandler | None = None,
+        settings: Mapping[str, Any] | None = None,
+        resume: bool = True,
+    ) -> None:
+        self.state_path = Path(output_dir) / STATE_NAME
+        self.model_path = Path(output_dir) / MODEL_NAME
+        self.network, self.optimizer, self.lr_scheduler, self.ema = network, optimizer, lr_scheduler, ema
+        self.evaluator, self.history = evaluator, history
+        self.settings = dict(settings or {})
+        self.resume = resume
+        self.best: float | None = None
+
+    def attach(self, engine: Engine) -> None:
+        """Register on the trainer."""
+        engine.add_event_handler(Events.STARTED, self.restore)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
+
+    @property
+    def model(self) -> nn.Module:
+        """The network that is validated and kept."""
+        return self.ema.ema_model if self.ema is not None else unwrapped(self.network)
+
+    def save(self, trainer: Engine) -> None:
+        """Write the model if it is the best so far, then the state of the run."""
+        metric = self.evaluator.state.metrics.get(self.evaluator.state.key_metric_name)
+        validated = self.evaluator.state.epoch == trainer.state.epoch
+        if idist.get_rank() == 0:
+            # The model first: stopped between the two, the resumed run repeats the epoch and writes it again.
+            if metric is not None and validated and (self.best is None or metric > self.best):
+                self.best = float(metric)
+                save_checkpoint(self.model_path, self.model.state_dict())
+            save_checkpoint(self.state_path, self._state(trainer))
+        idist.barrier()
+
+    def _state(self, trainer: Engine) -> dict[str, Any]:
+        scaler = getattr(trainer, "scaler", None)
+        return {
+            "format": FORMAT,
+            "settings": self.settings,
+            "epoch": trainer.state.epoch,
+            "iteration": trainer.state.iteration,
+            "best": self.best,
+            "history": self.history.rows,
+            "network": unwrapped(self.network).state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "lr_scheduler": self.lr_scheduler.state_dict() if self.lr_scheduler else None,
+            "ema": self.ema.ema_model.state_dict() if self.ema else None,
+            "scaler": scaler.state_dict() if scaler else None,
+        }
+
+    def restore(self, trainer: Engine) -> None:
+        """Set everything back to where ``latest.pt`` stands, if there is one."""
+        if not self.resume or not self.state_path.is_file():
+            return
+        with one_line_errors():
+            state = self._checked_state()
+            fit_weights(self.network, state["network"], str(self.state_path))
+            if self.ema is not None:
+                fit_weights(self.ema.ema_model, state["ema"], str(self.state_path))
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.lr_scheduler is not None:
+            progress = {key: state["lr_scheduler"][key] for key in SCHEDULER_PROGRESS}
+            self.lr_scheduler.load_state_dict({**self.lr_scheduler.state_dict(), **progress})
+        scaler = getattr(trainer, "scaler", None)
+        if scaler is not None and state["scaler"]:
+            scaler.load_state_dict(state["scaler"])
+        self.best = state["best"]
+        if self.best is not None:
+            self.evaluator.state.best_metric = self.best
+        self.history.rows[:] = state["history"]
+        trainer.state.epoch, trainer.state.iteration = state["epoch"], state["iteration"]
+        if state["epoch"] >= trainer.state.max_epochs:
+            logger.info(
+                f"{self.state_path} is complete: {state['epoch']} of {trainer.state.max_epochs} epochs; "
+                "raise --epochs to train on, or name another --output_dir to begin anew"
+            )
+        else:
+            logger.info(f"resuming {self.state_path} after epoch {state['epoch']}")
+
+    def _checked_state(self) -> dict[str, Any]:
+        state = read_checkpoint(self.state_path)
+        if state.get("format") != FORMAT:
+            raise InputError(f"{self.state_path} is not a run of this version; name another --output_dir")
+        changed = sorted(
+            key
+            for key in self.settings.keys() | state["settings"].keys()
+            if self.settings.get(key) != state["settings"].get(key)
+        )
+        if changed:
+            told = ", ".join(f"{key} {state['settings'].get(key)!r} → {self.settings.get(key)!r}" for key in changed)
+            raise InputError(
+                f"{self.state_path} is a run with other settings ({told}); "
+                "name another --output_dir, or give --resume False to begin anew there"
+            )
+        if (state["ema"] is None) != (self.ema is None) or (state["lr_scheduler"] is None) != (
+            self.lr_scheduler is None
+        ):
+            raise InputError(f"{self.state_path} is a run of another recipe; name another --output_dir")
+        return state

@@ -1,0 +1,46 @@
+"""Data order and augmentation as a function of (seed, epoch, item), so that resuming changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from ignite.engine import Engine, Events
+from monai.data import CacheDataset
+
+
+class EpochSeededDataset(CacheDataset):
+    """A `monai.data.CacheDataset` whose random transforms depend on (seed, epoch, index) alone.
+
+    Neither the number of workers or ranks, nor where a run was stopped and resumed, then changes a sample.
+    Call `set_epoch` before each epoch (the handler `EpochSeeding` does).
+    """
+
+    def __init__(self, data: Sequence[Any], transform: Any, seed: int = 0, **kwargs: Any) -> None:
+        self.seed = seed
+        self.epoch = 0
+        super().__init__(data=data, transform=transform, **kwargs)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the 1-based epoch that the next samples belong to."""
+        self.epoch = epoch
+
+    def _transform(self, index: int) -> Any:
+        seed = np.random.SeedSequence([self.seed, self.epoch, index]).generate_state(1)[0]
+        self.transform.set_random_state(seed=int(seed))
+        return super()._transform(index)
+
+
+class EpochSeeding:
+    """An Ignite handler that tells an `EpochSeededDataset` the epoch."""
+
+    def __init__(self, dataset: EpochSeededDataset) -> None:
+        self.dataset = dataset
+
+    def attach(self, engine: Engine) -> None:
+        """Register on the trainer."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        self.dataset.set_epoch(engine.state.epoch)

@@ -1,0 +1,26 @@
+"""Processes that train together, started by torchrun."""
+
+from __future__ import annotations
+
+import ignite.distributed as idist
+import torch
+
+from ..errors import InputError, reports_input_errors
+
+
+@reports_input_errors
+def begin_distributed() -> None:
+    """Join the other processes, over NCCL on GPUs and gloo on a CPU.
+
+    Raises:
+        InputError: as one line and exit code 2, where torchrun has not started this process.
+    """
+    if not torch.distributed.is_torchelastic_launched():
+        raise InputError("multi_gpu_train.yaml runs under torchrun: torchrun --nproc_per_node=N -m monai.bundle run …")
+    if not torch.distributed.is_initialized():
+        idist.initialize("nccl" if torch.cuda.is_available() else "gloo")
+
+
+def local_device() -> torch.device:
+    """This process's GPU, or the CPU."""
+    return idist.device()

@@ -1,0 +1,75 @@
+"""Batches at a resolution that follows a schedule: coarse and cheap first, the target size at the end."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from ignite.engine import Engine, Events
+from torch import Tensor
+
+from ..errors import InputError
+
+
+class ResolutionSchedule:
+    """Prepare a batch for the trainer, resized to the size that the present epoch asks for.
+
+    Both MONAI's ``prepare_batch`` and a handler (it follows the trainer's epoch and iteration).
+
+    Args:
+        stages: rows ``(fraction, sizes)``: the fraction of all epochs that the stage lasts, and the side
+            lengths in pixels from which each iteration draws one. The fractions sum to 1.
+        epochs: all epochs of the run.
+        seed: of the draw, which depends on (seed, iteration) alone.
+        channels_last: hand the images over in that memory format.
+
+    Called, it returns image ``(B, C, s, s)`` float32 and label ``(B, 1, s, s)`` float32 in {0, 1}.
+
+    Raises:
+        InputError: if a size does not divide by 32 or the fractions do not sum to 1.
+    """
+
+    def __init__(self, stages: Sequence[Sequence[Any]], epochs: int, seed: int = 0, channels_last: bool = True) -> None:
+        self.ends: list[float] = []
+        self.sizes: list[tuple[int, ...]] = []
+        total = 0.0
+        for fraction, sizes in stages:
+            total += fraction
+            self.ends.append(total * epochs)
+            self.sizes.append((sizes,) if isinstance(sizes, int) else tuple(sizes))
+        wrong = [size for sizes in self.sizes for size in sizes if size < 32 or size % 32]
+        if wrong:
+            raise InputError(f"training sizes must be multiples of 32; got {wrong}")
+        if abs(total - 1.0) > 1e-6:
+            raise InputError(f"the fractions of the resolution stages must sum to 1; they sum to {total:g}")
+        self.seed = seed
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.epoch = 1
+        self.iteration = 1
+
+    def attach(self, engine: Engine) -> None:
+        """Register on the trainer."""
+        engine.add_event_handler(Events.ITERATION_STARTED, self._follow)
+
+    def _follow(self, engine: Engine) -> None:
+        self.epoch, self.iteration = engine.state.epoch, engine.state.iteration
+
+    def size(self, epoch: int, iteration: int) -> int:
+        """Side length in pixels at a 1-based epoch and iteration."""
+        stage = next((index for index, end in enumerate(self.ends) if epoch <= end + 1e-6), len(self.ends) - 1)
+        return random.Random(f"{self.seed}/{iteration}").choice(self.sizes[stage])
+
+    def __call__(
+        self, batch: Mapping[str, Tensor], device: torch.device, non_blocking: bool = False, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        image = batch["image"].to(device=device, non_blocking=non_blocking, **kwargs)
+        label = batch["label"].to(device=device, non_blocking=non_blocking, **kwargs)
+        size = self.size(self.epoch, self.iteration)
+        if image.shape[-1] != size:
+            image = F.interpolate(image, (size, size), mode="bilinear", align_corners=False, antialias=True)
+            label = F.interpolate(label, (size, size), mode="bilinear", align_corners=False, antialias=True)
+            label = (label >= 0.5).to(image.dtype)
+        return image.contiguous(memory_format=self.memory_format), label
