@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from monai.metrics import compute_hausdorff_distance, compute_surface_dice
 
 from .overlap import binary_pair
 
 
-def _both_present(pred: torch.Tensor, label: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    # MONAI's edges are found by scipy on the CPU, and an empty mask makes it warn and give NaN or infinity
-    pred, label = (mask.cpu() for mask in binary_pair(pred, label))
-    return pred, label, pred.flatten(1).any(1) & label.flatten(1).any(1)
+@contextmanager
+def _without_monais_own_warning() -> Iterator[None]:
+    # MONAI 1.6 calls its own function with an argument that it has deprecated itself
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*always_return_as_numpy", FutureWarning)
+        yield
+
+
+def _with_presence(*masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    # MONAI's edges are found by scipy on the CPU, and an empty mask makes it warn and give NaN or infinity.
+    # bool first: torch's `any` of uint8 is uint8, and `~` of that is no negation
+    pred, label = (mask.bool().cpu() for mask in binary_pair(*masks))
+    has_pred, has_label = (mask.flatten(1).any(1) for mask in (pred, label))
+    return pred, label, has_pred & has_label, ~has_pred & ~has_label
 
 
 def hausdorff95(pred: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
@@ -30,12 +44,12 @@ def hausdorff95(pred: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         InputError: see `binary_pair`.
     """
     device = pred.device
-    pred, label, present = _both_present(pred, label)
+    pred, label, both, _ = _with_presence(pred, label)
     distance = torch.full((len(pred),), torch.nan)
-    if present.any():
-        distance[present] = compute_hausdorff_distance(
-            pred[present], label[present], include_background=True, percentile=95
-        )[:, 0]
+    if both.any():
+        with _without_monais_own_warning():
+            found = compute_hausdorff_distance(pred[both], label[both], include_background=True, percentile=95)
+        distance[both] = found[:, 0]
     return distance.to(device)
 
 
@@ -55,10 +69,10 @@ def surface_dice(pred: torch.Tensor, label: torch.Tensor, tolerance: float = 2.0
         InputError: see `binary_pair`.
     """
     device = pred.device
-    pred, label, present = _both_present(pred, label)
-    share = (~pred.flatten(1).any(1) & ~label.flatten(1).any(1)).float()
-    if present.any():
-        share[present] = compute_surface_dice(
-            pred[present], label[present], class_thresholds=[tolerance], include_background=True
-        )[:, 0]
+    pred, label, both, neither = _with_presence(pred, label)
+    share = neither.float()
+    if both.any():
+        with _without_monais_own_warning():
+            found = compute_surface_dice(pred[both], label[both], [tolerance], include_background=True)
+        share[both] = found[:, 0]
     return share.to(device)

@@ -103,7 +103,7 @@ def draw_cases(path: str | Path, title: str, chosen: Mapping[str, Sequence[Image
     """Write one PNG: a row each for best, median and worst, label and prediction as outlines, Dice as the title."""
     rows = [(kind, records) for kind, records in chosen.items() if records]
     columns = max(len(records) for _, records in rows)
-    figure = Figure(figsize=(2.7 * columns + 0.5, 3.05 * len(rows) + 0.8), layout="constrained")
+    figure = Figure(figsize=(max(2.7 * columns + 0.5, 4.2), 3.05 * len(rows) + 0.8), layout="constrained")
     grid = figure.subplots(len(rows), columns, squeeze=False)
     for line, (kind, records) in zip(grid, rows, strict=True):
         line[0].set_ylabel(kind, fontsize=11)
@@ -132,12 +132,12 @@ def draw_sizes(path: str | Path, records: Sequence[ImageRecord], bins: Sequence[
         dots.scatter(areas, dices, s=16, alpha=0.65, color=_SOURCES[i % len(_SOURCES)], linewidths=0, label=label)
     dots.set(xscale="log", xlabel="lesion, % of the image", ylabel="Dice %", ylim=(-3, 103))
     dots.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    dots.legend(fontsize=8, frameon=False, loc="lower right")
+    figure.legend(*dots.get_legend_handles_labels(), loc="outside upper left", ncols=5, frameon=False, fontsize=9)
     parts = [(name, [100 * r.dice for r in records if in_bin(r, *span)]) for name, *span in size_bins(bins)]
     ticks = [f"{name}\nn = {len(values)}" for name, values in parts]
     boxes.boxplot([values for _, values in parts], tick_labels=ticks, widths=0.6, showmeans=True, flierprops={"ms": 3})
     boxes.tick_params(axis="x", labelsize=8)
-    boxes.set_xlabel("lesion, share of the image (line: median, triangle: mean)")
+    boxes.set_xlabel("lesion size (line: median, triangle: mean)")
     for axes in (dots, boxes):
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)

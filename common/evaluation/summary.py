@@ -88,8 +88,8 @@ def _section(records: Sequence[ImageRecord], settings: Bootstrap) -> dict[str, A
     }
 
 
-def _shared(values: set[Any]) -> Any:
-    return values.pop() if len(values) == 1 else None
+def _shared(values: list[Any]) -> Any:
+    return values[0] if all(value == values[0] for value in values) else None
 
 
 def summarise(
@@ -117,8 +117,8 @@ def summarise(
     return {
         "format": 1,
         "rules": RULES,
-        "evaluated_size": _shared({(record.height, record.width) for record in records}),
-        "nsd_tolerance": _shared({record.nsd_tolerance for record in records}),
+        "evaluated_size": _shared([[record.height, record.width] for record in records]),
+        "nsd_tolerance": _shared([record.nsd_tolerance for record in records]),
         "bootstrap": {"resamples": settings.resamples, "seed": settings.seed, "confidence": settings.confidence},
         "images_without_lesion": len(records) - len(lesions),
         **main,

@@ -26,7 +26,10 @@ def number(estimated: dict[str, Any], metric: str, signed: bool = False) -> str:
         return "–"
     factor, sign = (1 if metric == "hd95" else 100), ("+" if signed else "")
     interval = shown_interval(estimated)
-    text = "" if interval is None else " [{}]".format(", ".join(f"{factor * end:{sign}.1f}" for end in interval))
+    if interval is None:
+        text = " " * len(f" [{10:{sign}.1f}, {10:{sign}.1f}]")  # the mean keeps its place under the others
+    else:
+        text = " [{}]".format(", ".join(f"{factor * end:{sign}.1f}" for end in interval))
     return f"{factor * estimated['mean']:{sign}.1f}{text}"
 
 
