@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from ..errors import InputError
 from ..files import replace_folder_when_done, write_atomically, write_json
+from .progress import bar
 from .reading import encode_png, read_pair
 
 DATALIST = "dataset.json"
@@ -75,6 +75,19 @@ class Split:
     description: str = ""
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """What a `prepare` reports.
+
+    Attributes:
+        lists: the datalists written, by protocol.
+        notes: a line each on what was missing, left out or met twice.
+    """
+
+    lists: Mapping[str, Mapping[str, Any]]
+    notes: Sequence[str] = ()
+
+
 def split_validation(
     items: Iterable[Mapping[str, Any]], seed: int, fraction: float = VALIDATION_FRACTION
 ) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
@@ -110,7 +123,8 @@ def _name_fault(pair: Pair, seen: dict[str, str]) -> str | None:
     return None
 
 
-def _write_pair(folder: Path, pair: Pair) -> dict[str, str]:
+def _write_pair(folder: Path, pair: Pair) -> tuple[dict[str, str], bool]:
+    # The item of the datalist, and whether there is a lesion in it.
     content, suffix, lesion = read_pair(pair.image, pair.mask, name=pair.name, label_value=pair.label_value)
     item = {
         "image": f"images/{pair.name}{suffix}",
@@ -121,7 +135,7 @@ def _write_pair(folder: Path, pair: Pair) -> dict[str, str]:
     }
     write_atomically(folder / item["image"], content)
     write_atomically(folder / item["label"], encode_png(np.where(lesion, np.uint8(255), np.uint8(0))))
-    return item
+    return item, bool(lesion.any())
 
 
 def _write_pairs(
@@ -129,7 +143,8 @@ def _write_pairs(
 ) -> dict[str, dict[str, str]]:
     items: dict[str, dict[str, str]] = {}
     seen: dict[str, str] = {}
-    for pair in tqdm(pairs, desc="prepare", unit="pair", total=total, disable=not progress):
+    lesions = 0
+    for pair in bar(pairs, "prepare", "pair", total, progress):
         if pair.name in items:
             faults.append(f"{pair.name}: there are two of this name; rename one")
             continue
@@ -137,9 +152,13 @@ def _write_pairs(
             faults.append(fault)
             continue
         try:
-            items[pair.name] = _write_pair(folder, pair)
+            items[pair.name], lesion = _write_pair(folder, pair)
         except InputError as error:
             faults.append(str(error))
+        else:
+            lesions += lesion
+    if items and not lesions:
+        faults.append(f"all {len(items)} masks are empty; of label maps, say which value is the lesion (label_value)")
     return items
 
 

@@ -13,13 +13,16 @@ import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 from PIL import Image
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from tqdm import tqdm
+
+from .progress import bar
+from .reading import open_image
 
 HASH_DISTANCE = 10
 COLOUR_DISTANCE = 12.0
@@ -65,7 +68,12 @@ def in_threads(
     """`[function(x) for x in inputs]` by a few threads (PIL decodes outside Python's lock), with a bar."""
     with ThreadPoolExecutor(_WORKERS) as pool:
         results = pool.map(function, inputs)
-        return list(tqdm(results, desc=description, unit="image", total=len(inputs), disable=not progress))
+        return list(bar(results, description, "image", len(inputs), progress))
+
+
+def sign_files(paths: Sequence[Path], progress: bool = True) -> list[Signature]:
+    """The `Signature` of each image file."""
+    return in_threads(lambda path: signature(open_image(path)), paths, "compare", progress)
 
 
 def near_pairs(

@@ -7,12 +7,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ..errors import InputError
-from .folder import Pair, Split, join_faults, write_prepared_folder
+from .folder import Pair, Prepared, Split, join_faults, write_prepared_folder
 from .grouping import join_groups, take_groups
-from .likeness import in_threads, near_pairs, signature
+from .likeness import near_pairs, sign_files
 from .matching import image_files, match, no_images, part_mixed
-from .polyps import Prepared
-from .reading import open_image
 
 PROTOCOL = "default"
 DESCRIPTION = "Split by group; near-identical images are of one group."
@@ -139,12 +137,7 @@ def prepare_pairs(
 def _protocols(test_fraction: float, validation_fraction: float, seed: int, progress: bool) -> Callable:
     def protocols(folder: Path, items: Mapping[str, Mapping[str, str]]) -> dict[str, Split]:
         names = list(items)
-        signatures = in_threads(
-            lambda item: signature(open_image(folder / item)),
-            [items[key]["image"] for key in names],
-            "compare",
-            progress,
-        )
+        signatures = sign_files([folder / items[key]["image"] for key in names], progress)
         links = [(names[i], names[j]) for i, j in near_pairs(signatures)]
         own = {key: item["group"] for key, item in items.items()}
         return {PROTOCOL: split_groups(own, links, test_fraction, validation_fraction, seed)}

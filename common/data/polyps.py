@@ -24,16 +24,14 @@ CVC-ColonDB, so they are one group; it is in `pranet` only.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from .folder import Split, join_faults, write_prepared_folder
+from .folder import Prepared, Split, join_faults, write_prepared_folder
 from .grouping import join_groups, take_groups
-from .likeness import Signature, in_threads, near_pairs, signature
+from .likeness import Signature, near_pairs, sign_files
 from .polyp_sets import PAPER_COUNTS, SOURCES, find_sets, published_names
-from .reading import open_image
 
 LICENCE = (
     "Kvasir-SEG and CVC-ClinicDB: research and education only; CVC-ColonDB, ETIS-Larib, CVC-300: research. "
@@ -48,19 +46,6 @@ _DESCRIPTIONS = {
     "pranet": "Published train of Kvasir-SEG and CVC-ClinicDB; their test, and CVC-ColonDB, ETIS, CVC-300 unseen.",
     "grouped": "The images of `order`, split by sequence or source: nothing that belongs together is on two sides.",
 }
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """What a `prepare` reports.
-
-    Attributes:
-        lists: the datalists written, by protocol.
-        notes: a line each on what was missing, left out or met twice.
-    """
-
-    lists: Mapping[str, Mapping[str, Any]]
-    notes: Sequence[str] = ()
 
 
 def published_protocols(names: Mapping[str, Iterable[str]]) -> dict[str, Split]:
@@ -151,10 +136,8 @@ def prepare_polyps(
         names.setdefault(pair.source, []).append(pair.name)
 
     def protocols(folder: Path, items: Mapping[str, Mapping[str, str]]) -> dict[str, Split]:
-        def sign(name: str) -> Signature:
-            return signature(open_image(folder / items[name]["image"]))
-
-        signatures = dict(zip(items, in_threads(sign, list(items), "compare", progress), strict=True))
+        signatures = sign_files([folder / item["image"] for item in items.values()], progress)
+        signatures = dict(zip(items, signatures, strict=True))
         return {**published_protocols(names), "grouped": grouped_protocol(items, signatures, seed)}
 
     lists = write_prepared_folder(

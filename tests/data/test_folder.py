@@ -12,16 +12,10 @@ from common.data.folder import Pair, Split, read_datalist, split_validation, wri
 from common.errors import InputError
 
 
-def drawn_pair(number, size=(24, 32)):
-    """A noise image `(H, W, 3)` and a mask with a square lesion."""
-    image = np.random.default_rng(number).integers(0, 256, (*size, 3), dtype=np.uint8)
-    mask = np.zeros(size, np.uint8)
-    mask[4 : 8 + number % 4, 4:12] = 255
-    return image, mask
-
-
-def drawn_pairs(count):
-    return [Pair(*drawn_pair(i), source="drawn", group=f"g{i // 2}", stem=str(i)) for i in range(count)]
+@pytest.fixture
+def drawn_pairs(drawn):
+    """A function that makes so many drawn pairs, two of each group."""
+    return lambda count: [Pair(*drawn(i), source="drawn", group=f"g{i // 2}", stem=str(i)) for i in range(count)]
 
 
 def write(out, pairs, protocols, **rest):
@@ -32,7 +26,7 @@ def names(pairs):
     return [pair.name for pair in pairs]
 
 
-def test_written_equals_read(tmp_path):
+def test_written_equals_read(tmp_path, drawn_pairs):
     pairs = drawn_pairs(12)
     write(tmp_path / "out", iter(pairs), {"a": Split(names(pairs)[:10], names(pairs)[10:])}, total=12)
     items = [item for key in ("training", "validation", "test") for item in read_datalist(tmp_path / "out", key=key)]
@@ -47,7 +41,7 @@ def test_written_equals_read(tmp_path):
             assert item["sha256"] == hashlib.sha256(file.read()).hexdigest()
 
 
-def test_protocols_share_images_and_the_first_is_default(tmp_path):
+def test_protocols_share_images_and_the_first_is_default(tmp_path, drawn_pairs):
     pairs = drawn_pairs(6)
     write(tmp_path / "out", pairs, {"a": Split(names(pairs)[:4], names(pairs)[4:]), "b": Split(names(pairs))}, seed=3)
     assert len(read_datalist(tmp_path / "out", "b")) + len(read_datalist(tmp_path / "out", "b", "validation")) == 6
@@ -76,9 +70,9 @@ def test_split_leaves_the_global_generator_alone():
     assert random.getstate() == state
 
 
-def test_all_faults_at_once_and_nothing_left(tmp_path):
+def test_all_faults_at_once_and_nothing_left(tmp_path, drawn_pairs, drawn):
     good = drawn_pairs(3)
-    image, mask = drawn_pair(1)
+    image, mask = drawn(1)
     bad = [
         Pair(image, mask[:-1], "drawn", "g", "size"),
         Pair(tmp_path / "gone.png", mask, "drawn", "g", "gone"),
@@ -97,7 +91,7 @@ def test_all_faults_at_once_and_nothing_left(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_stop_leaves_nothing(tmp_path):
+def test_a_stop_leaves_nothing(tmp_path, drawn_pairs):
     def stopping():
         yield from drawn_pairs(2)
         raise KeyboardInterrupt
@@ -107,7 +101,7 @@ def test_a_stop_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_never_overwrites(tmp_path):
+def test_never_overwrites(tmp_path, drawn_pairs):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("kept")
     with pytest.raises(InputError, match="not empty"):
@@ -115,7 +109,7 @@ def test_never_overwrites(tmp_path):
     assert (tmp_path / "out" / "mine.txt").read_text() == "kept"
 
 
-def test_reading_names_what_is_wrong_and_the_mend(tmp_path):
+def test_reading_names_what_is_wrong_and_the_mend(tmp_path, drawn_pairs):
     with pytest.raises(InputError, match="no such folder"):
         read_datalist(tmp_path / "gone")
     with pytest.raises(InputError, match=r"not prepared: run python -m common\.data prepare polyps"):
@@ -137,6 +131,25 @@ def test_reading_names_what_is_wrong_and_the_mend(tmp_path):
         read_datalist(tmp_path / "out")
 
 
-def test_a_source_that_monai_would_take_for_a_path_is_refused(tmp_path):
+def test_a_source_that_monai_would_take_for_a_path_is_refused(tmp_path, drawn):
     with pytest.raises(InputError, match="'masks' cannot serve"):
-        write(tmp_path / "out", [Pair(*drawn_pair(0), "masks", "g", "0")], {"a": Split([])})
+        write(tmp_path / "out", [Pair(*drawn(0), "masks", "g", "0")], {"a": Split([])})
+
+
+def test_all_masks_empty_is_a_fault(tmp_path, drawn):
+    image, mask = drawn(0)
+    pairs = [Pair(image, np.zeros_like(mask), "drawn", "g", str(i)) for i in range(3)]
+    with pytest.raises(InputError, match="all 3 masks are empty; of label maps, say which value"):
+        write(tmp_path / "out", pairs, {"a": Split([])})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_protocols_may_wait_for_the_written_images(tmp_path, drawn_pairs):
+    pairs = drawn_pairs(4)
+
+    def protocols(folder, items):
+        assert all((folder / item["image"]).is_file() for item in items.values())
+        return {"late": Split(sorted(items)[:3], sorted(items)[3:])}
+
+    lists = write(tmp_path / "out", pairs, protocols)
+    assert [lists["late"][f"num{key}"] for key in ("Training", "Validation", "Test")] == [3, 0, 1]

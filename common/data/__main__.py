@@ -1,0 +1,123 @@
+"""`python -m common.data prepare {polyps,pairs,phantoms} …` and `python -m common.data verify DIR`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+
+import fire
+
+from ..errors import InputError
+from .commands import command
+from .folder import KEYS, Prepared
+from .integrity import Report
+from .integrity import verify as verify_folder
+from .pairs import prepare_pairs
+from .polyps import prepare_polyps
+
+
+def _table(counts: Mapping[str, Mapping[str, int]]) -> list[str]:
+    # Pairs by source and list.
+    sources = sorted({source for own in counts.values() for source in own})
+    rows = [(source, [counts[key].get(source, 0) for key in counts]) for source in sources]
+    if len(rows) > 1:
+        rows.append(("all", [sum(counts[key].values()) for key in counts]))
+    width = max(len(source) for source, _ in [*rows, ("", [])]) + 2
+    head = " " * width + "".join(f"{key:>12}" for key in counts)
+    return [head, *(f"{source:<{width}}" + "".join(f"{number:>12,}" for number in own) for source, own in rows)]
+
+
+def _tables(report: Report) -> list[str]:
+    # The default protocol in full, of the others the sums.
+    lines = []
+    for place, (protocol, counts) in enumerate(report.counts.items()):
+        if place == 0:
+            lines += [f"protocol {protocol} (default)", *_table(counts)]
+        else:
+            numbers = ", ".join(f"{sum(counts[key].values()):,} {key}" for key in KEYS if key in counts)
+            lines.append(f"protocol {protocol}: {numbers}")
+    return lines
+
+
+def _after_prepare(out: str, prepared: Prepared) -> None:
+    report = verify_folder(out)
+    report.raise_errors()
+    others = tuple(f"{name}: " for name in list(prepared.lists)[1:])
+    said = [line for line in report.warnings if not line.startswith(others)]
+    print("\n".join([f"prepared {out}", *_tables(report), *prepared.notes, *(f"warning: {line}" for line in said)]))
+    if len(said) < len(report.warnings):
+        print(f"of the other protocols: python -m common.data verify {out}")
+
+
+@command
+def polyps(
+    *folders_and_out: str,
+    seed: int = 0,
+    kvasir_seg: str | None = None,
+    cvc_clinicdb: str | None = None,
+    cvc_colondb: str | None = None,
+    etis: str | None = None,
+    cvc_300: str | None = None,
+) -> None:
+    """Prepare the polyp sets: prepare polyps FOLDER [FOLDER …] OUT [--seed N] [--kvasir_seg FOLDER …]
+
+    FOLDER is searched for Kvasir-SEG, CVC-ClinicDB, CVC-ColonDB, ETIS and CVC-300, as released or as PraNet's
+    TrainDataset and TestDataset; whichever are there are taken. Where a folder's name does not tell which set it is,
+    say it with --kvasir_seg, --cvc_clinicdb, --cvc_colondb, --etis or --cvc_300. OUT is a new folder. Protocols:
+    order (the default), law, pranet, grouped. --seed is that of the validation lists; test lists never move.
+    """
+    given = {"kvasir_seg": kvasir_seg, "cvc_clinicdb": cvc_clinicdb, "cvc_colondb": cvc_colondb, "etis": etis}
+    named = {source: folder for source, folder in {**given, "cvc_300": cvc_300}.items() if folder}
+    if len(folders_and_out) < (1 if named else 2):
+        raise InputError("name the folders of the sets and, last, the new folder: prepare polyps FOLDER … OUT")
+    *folders, out = folders_and_out
+    _after_prepare(out, prepare_polyps(out, folders, named=named, seed=seed))
+
+
+@command
+def pairs(
+    images: str,
+    masks: str,
+    out: str,
+    *,
+    name: str | None = None,
+    label: str = "lesion",
+    licence: str = "not stated",
+    test_fraction: float = 0.1,
+    validation_fraction: float = 0.1,
+    seed: int = 0,
+    groups: str | None = None,
+    label_value: int | None = None,
+) -> None:
+    """Prepare any images and masks: prepare pairs IMAGES MASKS OUT [--test_fraction 0.1] [--validation_fraction 0.1]
+    [--seed N] [--groups CSV] [--label_value N] [--name NAME] [--label WORD] [--licence TEXT]
+
+    Masks are matched to images by name; theirs may end in _mask, _segmentation, _seg, _label, _groundtruth or _gt.
+    The lesion is what is > 127 in a mask (or > 0 where the largest value is 1), or equals --label_value. --groups is
+    a CSV of stem,group: a group (patient, sequence) stays on one side, as near-identical images do in any case.
+    """
+    prepared = prepare_pairs(
+        images, masks, out, name=name, label=label, licence=licence, test_fraction=test_fraction,
+        validation_fraction=validation_fraction, seed=seed, groups=groups, label_value=label_value,
+    )  # fmt: skip
+    _after_prepare(out, prepared)
+
+
+@command
+def verify(directory: str) -> None:
+    """Check a prepared folder: verify DIR. Prints every error and warning; exit code 1 if there is an error."""
+    report = verify_folder(directory)
+    lines = [*(f"error: {line}" for line in report.errors), *(f"warning: {line}" for line in report.warnings)]
+    print("\n".join([*_tables(report), *lines]))
+    print(f"{directory}: {len(report.errors)} errors, {len(report.warnings)} warnings")
+    if not report.sound:
+        sys.exit(1)
+
+
+def main() -> None:
+    """Run the command that the arguments name."""
+    fire.Fire({"prepare": {"polyps": polyps, "pairs": pairs}, "verify": verify}, name="python -m common.data")
+
+
+if __name__ == "__main__":
+    main()
