@@ -73,20 +73,20 @@ def chosen_cases(records: Sequence[ImageRecord], each: int = 3) -> dict[str, lis
     return {"best": best, "median": rest[start : start + take], "worst": worst[::-1]}
 
 
-def _outline(axes: Axes, mask: np.ndarray, colour: str) -> None:
+def _outline(axes: Axes, mask: np.ndarray, colour: str, width: float) -> None:
     if not mask.any():
         return
     padded = np.pad(mask.astype(float), 1)  # so that a lesion at the border is closed there
     at = [np.arange(-1, side + 1) for side in mask.shape]
-    drawn = axes.contour(at[1], at[0], padded, levels=[0.5], colors=[colour], linewidths=1.4)
-    drawn.set_path_effects([withStroke(linewidth=2.6, foreground="black", alpha=0.6)])
+    drawn = axes.contour(at[1], at[0], padded, levels=[0.5], colors=[colour], linewidths=width)
+    drawn.set_path_effects([withStroke(linewidth=width + 1.2, foreground="black", alpha=0.6)])
 
 
 def _draw_case(axes: Axes, record: ImageRecord, case: Case) -> None:
     image, label, pred = (np.asarray(Image.open(io.BytesIO(part))) for part in (case.image, case.label, case.pred))
     axes.imshow(image)
-    _outline(axes, label > 127, TRUTH)
-    _outline(axes, pred > 127, PREDICTION)
+    _outline(axes, label > 127, TRUTH, 2.6)  # wider, to be seen where the two coincide
+    _outline(axes, pred > 127, PREDICTION, 1.2)
     axes.set(xlim=(-0.5, image.shape[1] - 0.5), ylim=(image.shape[0] - 0.5, -0.5), xticks=[], yticks=[])
     size = f"lesion {100 * record.area:.1f} %" if record.area else "no lesion"
     axes.set_title(f"Dice {100 * record.dice:.1f} · {size}", fontsize=9)
