@@ -25,6 +25,22 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def check_writable(folder: str | Path) -> None:
+    """Make sure that files can be written to a folder, which is created.
+
+    Raises:
+        InputError: if it cannot be created or written to.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"cannot write to the folder {folder}: {error.strerror}; choose one you may write to"
+        ) from None
+
+
 def write_with(path: str | Path, writer: Callable[[BinaryIO], Any]) -> None:
     """Let `writer` fill a temporary file beside `path`, flush and fsync it, then rename it to `path`.
 

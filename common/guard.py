@@ -10,7 +10,6 @@ import difflib
 import inspect
 import pydoc
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,13 @@ from monai.bundle import ConfigParser
 from monai.bundle.config_item import ComponentLocator, ConfigComponent
 from monai.bundle.utils import DEFAULT_MLFLOW_SETTINGS
 from monai.utils import ensure_tuple
+from torch import nn
 
+from .data import read_datalist
+from .data.integrity import check_prepared
 from .errors import InputError, reports_input_errors
+from .files import check_writable
+from .inference import check_inference_inputs
 from .weights import fit_weights, read_checkpoint
 
 SEPARATORS = ("::", "#")
@@ -117,23 +121,7 @@ def check_command_line(arguments: Sequence[str] | None = None) -> None:
             _check_override(config, key, value)
 
 
-def check_writable(folder: str | Path) -> None:
-    """Make sure that files can be written to a folder, which is created.
-
-    Raises:
-        InputError: if it cannot be created or written to.
-    """
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise InputError(
-            f"--output_dir {folder} cannot be written to ({error.strerror}); name another folder"
-        ) from None
-
-
-def check_weights(network: Any, path: str | Path) -> None:
+def check_weights(network: nn.Module, path: str | Path) -> None:
     """Make sure that a checkpoint can be read and fits the network.
 
     Raises:
@@ -148,8 +136,6 @@ def check_training(dataset_dir: str | None, protocol: str | None, output_dir: st
 
     Ends the process with one line and exit code 2.
     """
-    from .data.integrity import check_prepared
-
     check_command_line()
     check_prepared(_given(dataset_dir), protocol or None)
     check_writable(output_dir)
@@ -157,22 +143,20 @@ def check_training(dataset_dir: str | None, protocol: str | None, output_dir: st
 
 @reports_input_errors
 def check_evaluation(
-    dataset_dir: str | None, protocol: str | None, output_dir: str, network: Any, checkpoint: str
+    dataset_dir: str | None, protocol: str | None, split: str, output_dir: str, network: nn.Module, checkpoint: str
 ) -> None:
-    """As `check_training`, and that the checkpoint fits the network, which it fills."""
-    from .data.integrity import check_prepared
-
+    """As `check_training`; and that the list is there and the checkpoint fits the network, which it fills."""
     check_command_line()
     check_weights(network, checkpoint)
     check_prepared(_given(dataset_dir), protocol or None)
+    if not read_datalist(str(dataset_dir), protocol or None, split):
+        raise InputError(f"{dataset_dir}: its {split} list is empty; choose another --split or --protocol")
     check_writable(output_dir)
 
 
 @reports_input_errors
-def check_inference(dataset_dir: str | None, output_dir: str, network: Any, checkpoint: str) -> None:
+def check_inference(dataset_dir: str | None, output_dir: str, network: nn.Module, checkpoint: str) -> None:
     """All that can be known to be wrong before inference: keys, checkpoint, images, output folder."""
-    from .inference import check_inference_inputs
-
     check_command_line()
     check_weights(network, checkpoint)
     if dataset_dir is None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import re
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from ignite.engine import Engine, Events
 from monai.data import MetaTensor, decollate_batch
 
 from ..errors import InputError
-from ..files import write_json
+from ..files import check_writable, write_json
 from .boundary import hausdorff95, surface_dice
 from .figures import Case, chosen_cases, draw_cases, draw_sizes, make_case
 from .intervals import Bootstrap
@@ -130,7 +129,7 @@ class SegmentationReport:
         self.keys = {"image": image_key, "label": label_key, "pred": pred_key, "probability": probability_key}
         self.source_key, self.group_key = source_key, group_key
         self._reset()
-        self._check_folder()
+        check_writable(self.output_dir)
 
     def attach(self, engine: Engine) -> None:
         """Collect after every iteration and finish at the end of the epoch."""
@@ -141,16 +140,6 @@ class SegmentationReport:
     def _reset(self) -> None:
         self._records: dict[str, ImageRecord] = {}
         self._cases: dict[str, Case] = {}
-
-    def _check_folder(self) -> None:
-        try:
-            self.output_dir.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.output_dir):
-                pass
-        except OSError as error:
-            raise InputError(
-                f"cannot write the report to {self.output_dir}: {error.strerror}; choose a folder you may write to"
-            ) from None
 
     def _collect(self, engine: Engine) -> None:
         for given, output in zip(_items(engine.state.batch), _items(engine.state.output), strict=True):

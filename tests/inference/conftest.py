@@ -13,7 +13,7 @@ from monai.bundle import ConfigParser
 from PIL import Image
 from torch import Tensor, nn
 
-WORKFLOW = Path(__file__).with_name("workflow.yaml")
+WORKFLOW = Path(__file__).parents[2] / "order_polyps" / "configs" / "inference.yaml"
 
 
 class Brightness(nn.Module):
