@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -62,9 +63,7 @@ class OrderNet(nn.Module):
             refinement_reduction=refinement_reduction,
         )
         widths = [in_channels, *channels]
-        self.encoder = nn.ModuleList(
-            MultiKernelInvertedResidual(narrow, wide) for narrow, wide in zip(widths, widths[1:], strict=False)
-        )
+        self.encoder = nn.ModuleList(MultiKernelInvertedResidual(narrow, wide) for narrow, wide in pairwise(widths))
         self.pool = nn.MaxPool2d(2)
         skip_channels = list(reversed(channels[:-1]))
         decoder_widths = [channels[-1], *skip_channels, channels[0]]
@@ -73,8 +72,7 @@ class OrderNet(nn.Module):
         )
         self.spatial_attention = SpatialAttention()
         self.decoder = nn.ModuleList(
-            MultiKernelInvertedResidual(deep, shallow)
-            for deep, shallow in zip(decoder_widths, decoder_widths[1:], strict=False)
+            MultiKernelInvertedResidual(deep, shallow) for deep, shallow in pairwise(decoder_widths)
         )
         self.skips = nn.ModuleList()
         for index, width in enumerate(skip_channels):

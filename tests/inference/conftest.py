@@ -13,6 +13,8 @@ from monai.bundle import ConfigParser
 from PIL import Image
 from torch import Tensor, nn
 
+from common.inference import check_inference_inputs
+
 WORKFLOW = Path(__file__).parents[2] / "order_polyps" / "configs" / "inference.yaml"
 
 
@@ -48,8 +50,9 @@ def infer() -> Callable[..., None]:
                 **overrides,
             }
         )
-        parser.get_parsed_content("initialize")
-        parser.get_parsed_content("run")
+        # Without the guard of the `run` list, which wants a checkpoint of ORDER; the guard's own tests are elsewhere.
+        check_inference_inputs(parser.get_parsed_content("dataset_dir"), parser.get_parsed_content("output_dir"))
+        parser.get_parsed_content("evaluator").run()
 
     return run
 
