@@ -39,12 +39,13 @@ def report(output: Path, root: Path | None, **options) -> SegmentationReport:
 
 @pytest.fixture(scope="module")
 def evaluated(drawn, tmp_path_factory) -> tuple[Path, dict[str, float], list[str]]:
-    """One evaluation of the drawn set, with every warning an error: its folder, metrics and printed tables."""
+    """One evaluation of the drawn set, with warnings as errors: its folder, metrics and printed tables."""
     root, items = drawn
     output, shown = tmp_path_factory.mktemp("report"), []
     engine = evaluator(items, [report(output, root, cases=2, show=shown.append)])
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        for kind in (UserWarning, FutureWarning, RuntimeWarning):  # others stem from what is imported on the way
+            warnings.simplefilter("error", kind)
         engine.run()
     return output, dict(engine.state.metrics), shown
 
@@ -205,5 +206,5 @@ def test_wrong_arguments_fail_at_once(tmp_path, wrong):
 
 def test_a_folder_that_cannot_be_written_fails_at_once(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(InputError, match="cannot write the report to"):
+    with pytest.raises(InputError, match="cannot write to .*inside"):
         report(tmp_path / "file" / "inside", None)
