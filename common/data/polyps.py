@@ -15,7 +15,8 @@ Protocols over the same images, of which the first is the default:
   15 and 34 sequences are published without the frames that belong to each; and, whatever the source, near-identical
   images (`likeness`), for Kvasir-SEG by a wider measure, as it names no patient and a link too many costs nothing
   there. Of each source a tenth is test, of the rest a tenth is validation, in whole groups: so the last two sets, a
-  group each, are training. The test list does not depend on the seed.
+  group each, are training. The test list does not depend on the seed. A patient may have given more than one sequence
+  of CVC-ClinicDB: nothing published tells, so that much may remain.
 
 In the other three a tenth of training is validation, by `folder.split_validation`. CVC-300 is part of the videos of
 CVC-ColonDB, so they are one group; it is in `pranet` only.
