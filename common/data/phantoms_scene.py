@@ -8,8 +8,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 Vector = tuple[float, float, float]
 Colour = tuple[float, float, float]
+
+
+def plain(values: NDArray[np.floating]) -> tuple[float, ...]:
+    """The numbers of an array, as dataclasses that can be hashed and compared hold them."""
+    return tuple(float(value) for value in values)
 
 
 @dataclass(frozen=True)
@@ -21,6 +29,7 @@ class Fold:
     position: float  # where it sits between its neighbours, 0..1
     facing: tuple[float, float]  # unit vector across the tube towards the side where the fold is highest
     extent: float  # 0 a ledge on one side only .. 1 a full ring
+    slant: float  # how far its two sides lie apart along the tube, in distances between folds
 
 
 @dataclass(frozen=True)
@@ -32,8 +41,6 @@ class Tube:
     spacing: float  # distance between folds
     triangularity: float  # the three taeniae make the lumen a rounded triangle
     triangle_phase: float
-    undulation: float  # height of the long waves of the wall
-    waves: tuple[tuple[float, float, float, float], ...]  # wave vector and phase of each
     folds: tuple[Fold, ...]  # repeated along the tube
 
 
@@ -67,8 +74,8 @@ class Mucosa:
     blotch: Colour  # the colour that low-frequency blotches lean to
     blotchiness: float
     vessels: float  # 0 none .. 1 strong
-    vessel_scale: float
     relief: float  # height of the fine relief, in bowel radii
+    swell: float  # height of its long, low waves
     grain: float
     gloss: float  # strength of the specular highlights
     sharpness: float  # exponent of the specular lobe

@@ -16,7 +16,8 @@ from .phantoms_scene import Camera, Lobe, PhantomParameters, Polyp, Tube
 
 Array = NDArray[np.float32]
 FARTHEST = np.float32(9.0)
-COARSE = 64
+COARSE = 48
+CHUNK = 12288  # points whose intermediate results stay in a core's cache
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Wall:
     def __init__(self, tube: Tube) -> None:
         self.tube = tube
         self.table = np.array(
-            [[f.height, f.position, 1 / f.width, *f.facing, f.extent] for f in tube.folds], np.float32
+            [[f.height, f.position, 1 / f.width, *f.facing, f.extent, f.slant] for f in tube.folds], np.float32
         ).T.copy()
         self.phase = np.cos(tube.triangle_phase), np.sin(tube.triangle_phase)
 
@@ -71,59 +72,59 @@ class Wall:
         cell = (z + single(tube.tilt[0]) * x + single(tube.tilt[1]) * y) * single(1 / tube.spacing)
         floor = np.floor(cell)
         index = floor.astype(np.int32) % len(tube.folds)
-        height, position, steepness, facing_x, facing_y, extent = (np.take(row, index) for row in self.table)
-        side = np.maximum(extent + (1 - extent) * (c * facing_x + s * facing_y), 0)
-        across = (cell - floor - position) * steepness
+        height, position, steepness, facing_x, facing_y, extent, slant = (np.take(row, index) for row in self.table)
+        towards = c * facing_x + s * facing_y
+        side = np.maximum(extent + (1 - extent) * towards, 0)
+        across = (cell - floor - position + slant * towards) * steepness
         radius = 1 + single(tube.triangularity) * triangle
         radius -= height * side * (1 + single(0.35) * triangle) * np.exp(-across * across)
-        for kx, ky, kz, phase in tube.waves:
-            wave = single(kx) * x + single(ky) * y
-            wave += single(kz) * z
-            wave += single(phase)
-            radius += single(tube.undulation) * np.sin(wave)
         return radius - rho
 
     def along(self, camera: Camera, rays: Array, t: Array) -> Array:
         """Clearance at distance `t` along each of the rays (3, n)."""
-        x, y, z = (np.float32(o) + t * d for o, d in zip(camera.origin, rays, strict=True))
-        return self.clearance(x, y, z)
+        room = np.empty_like(t)
+        for first in range(0, t.size, CHUNK):
+            part = slice(first, first + CHUNK)
+            x, y, z = (np.float32(o) + t[part] * d[part] for o, d in zip(camera.origin, rays, strict=True))
+            room[part] = self.clearance(x, y, z)
+        return room
 
 
 def _march(wall: Wall, camera: Camera, rays: Array, start: Array, steps: int) -> Array:
     """Distance to the first crossing of the wall at or after `start`; at most `FARTHEST`."""
-    found = np.full(start.shape, FARTHEST, np.float32)
+    # For each ray the last point inside, the first outside, and the clearance at both.
+    brackets = np.empty((4, start.size), np.float32)
     left = np.arange(start.size)
-    near, t = start, start
+    near, t, active = start, start, rays
     room_near = room = wall.along(camera, rays, t)
     for _ in range(steps):
         hit = (room <= 0) | (t >= FARTHEST)
         if hit.any():
-            inside = np.flatnonzero(hit)
-            found[left[inside]] = _refine(
-                wall, camera, rays[:, inside], near[inside], t[inside], room_near[inside], room[inside]
-            )
+            for row, values in zip(brackets, (near, t, room_near, room), strict=True):
+                row[left[hit]] = values[hit]
             keep = np.flatnonzero(~hit)
-            left, rays, t, room = left[keep], rays[:, keep], t[keep], room[keep]
+            left, active, t, room = left[keep], active[:, keep], t[keep], room[keep]
         if not left.size:
-            return found
+            return _refine(wall, camera, rays, *brackets)
         near, room_near = t, room
         # Folds are steep: the clearance may shrink about twice as fast as the ray advances.
-        t = np.minimum(t + np.maximum(np.float32(0.45) * room, np.float32(0.012) * (1 + t)), FARTHEST)
-        room = wall.along(camera, rays, t)
-    found[left] = t
-    return found
+        t = np.minimum(t + np.maximum(np.float32(0.45) * room, np.float32(0.03) * (1 + t)), FARTHEST)
+        room = wall.along(camera, active, t)
+    brackets[:, left] = near, t, room_near, room  # out of steps, grazing the wall: take it as met
+    return _refine(wall, camera, rays, *brackets)
 
 
 def _refine(wall: Wall, camera: Camera, rays: Array, a: Array, b: Array, fa: Array, fb: Array) -> Array:
-    """Root between `a` (inside) and `b` (outside) by two steps of the Illinois method."""
+    """Root between `a` (inside) and `b` (outside) by two steps of the Illinois method; `b` where there is none."""
+    t = b
     for _ in range(2):
-        t = a + (b - a) * np.clip(fa / (fa - fb + np.float32(1e-9)), 0, 1)
+        fa, fb = np.maximum(fa, np.float32(1e-6)), np.minimum(fb, np.float32(0))
+        t = np.where(fb < 0, a + (b - a) * (fa / (fa - fb)), b)
         f = wall.along(camera, rays, t)
         outside = f <= 0
         fa = np.where(outside, fa * np.float32(0.5), f)
         a, b, fb = np.where(outside, a, t), np.where(outside, t, b), np.where(outside, f, fb)
-        fa = np.maximum(fa, 0)
-    return np.minimum(t, FARTHEST)
+    return t
 
 
 @lru_cache(maxsize=2)
@@ -137,12 +138,41 @@ def coarse_wall(tube: Tube, camera: Camera) -> Array:
     return distance
 
 
-def wall_distance(tube: Tube, camera: Camera, rays: Array, size: int) -> Array:
-    """Distance (size, size) to the bare wall, started just in front of the coarse picture's."""
-    near = ndimage.minimum_filter(coarse_wall(tube, camera), 3)
-    nearest = (np.arange(size) * COARSE) // size
-    start = near[nearest[:, None], nearest[None]] * np.float32(0.985) - np.float32(0.004)
-    return _march(Wall(tube), camera, rays.reshape(3, -1), start.ravel(), 60).reshape(size, size)
+def enlarge(values: Array, size: int) -> Array:
+    """Linear interpolation of (n, n) `values` to (size, size), pixel centres kept in place."""
+    old = values.shape[0]
+    place = np.clip((np.arange(size) + 0.5) * old / size - 0.5, 0, old - 1)
+    low = np.minimum(place.astype(int), old - 2)
+    matrix = np.zeros((size, old), np.float32)
+    matrix[np.arange(size), low] = 1 - (place - low)
+    matrix[np.arange(size), low + 1] = place - low
+    return matrix @ values @ matrix.T
+
+
+def wall_distance(tube: Tube, camera: Camera, size: int) -> Array:
+    """Distance (size, size) to the bare wall: from the coarse picture to half the size to all of it."""
+    distance = coarse_wall(tube, camera)
+    for step in (size // 2, size) if size > COARSE else (size,):
+        distance = _sharpen(tube, camera, distance, step)
+    return distance
+
+
+def _sharpen(tube: Tube, camera: Camera, rough: Array, size: int) -> Array:
+    """A larger picture of the wall: one secant step where it is smooth, marched anew near the edges of folds."""
+    wall = Wall(tube)
+    rays = camera_rays(camera, *image_grid(size)).reshape(3, -1)
+    near, far = ndimage.minimum_filter(rough, 3), ndimage.maximum_filter(rough, 3)
+    guess = enlarge(rough, size).ravel()
+    behind, before = guess * np.float32(1.004), guess * np.float32(0.996)
+    room_before, room_behind = wall.along(camera, rays, before), wall.along(camera, rays, behind)
+    fall = np.maximum(room_before - room_behind, np.float32(1e-6))
+    distance = before + (behind - before) * (room_before / fall)
+    nearest = (np.arange(size) * rough.shape[0]) // size
+    edge = (far > near * np.float32(1.12))[nearest[:, None], nearest].ravel()
+    again = np.flatnonzero(edge | (np.abs(distance - guess) > np.float32(0.03) * guess))
+    start = near[nearest[:, None], nearest].ravel()[again] * np.float32(0.985) - np.float32(0.004)
+    distance[again] = _march(wall, camera, rays[:, again], start, 60)
+    return np.minimum(distance, FARTHEST).reshape(size, size)
 
 
 def _ellipsoid(lobe: Lobe, origin: Array, rays: Array) -> Array:
@@ -158,8 +188,8 @@ def _ellipsoid(lobe: Lobe, origin: Array, rays: Array) -> Array:
 
 def smooth_minimum(a: Array, b: Array, width: float) -> Array:
     """Minimum of `a` and `b`, rounded where they differ by less than `width` (polynomial, exact elsewhere)."""
-    gap = np.abs(np.where(np.isfinite(a) & np.isfinite(b), a - b, np.float32(np.inf)))
-    melt = np.maximum(np.float32(width) - gap, 0)
+    far = np.float32(1e6)  # stands for infinity, which cannot be subtracted from itself
+    melt = np.maximum(np.float32(width) - np.abs(np.minimum(a, far) - np.minimum(b, 2 * far)), 0)
     return np.minimum(a, b) - melt * melt * np.float32(0.25 / width)
 
 
@@ -194,7 +224,7 @@ def surface(parameters: PhantomParameters) -> Surface:
     size, camera = parameters.size, parameters.camera
     x, y = image_grid(size)
     rays = camera_rays(camera, x, y)
-    wall = wall_distance(parameters.tube, camera, rays, size)
+    wall = wall_distance(parameters.tube, camera, size)
     distance, weight = wall.copy(), np.zeros((size, size), np.float32)
     owner = np.full((size, size), -1, np.int8)
     for number, polyp in enumerate(parameters.polyps):
