@@ -13,6 +13,7 @@ from .folder import KEYS, Prepared
 from .integrity import Report
 from .integrity import verify as verify_folder
 from .pairs import prepare_pairs
+from .phantoms import prepare_phantoms
 from .polyps import prepare_polyps
 
 
@@ -104,6 +105,21 @@ def pairs(
 
 
 @command
+def phantoms(
+    out: str, *, count: int = 400, size: int = 256, seed: int = 0, test_count: int = 50, empty_fraction: float = 0.0
+) -> None:
+    """Draw a set: prepare phantoms OUT [--count 400] [--size 256] [--seed N] [--test_count 50] [--empty_fraction 0.0]
+
+    Colonoscopy pictures with exact masks, for whoever has no real ones. --count is of training and validation
+    together; --size is a side in pixels, a multiple of 32; --empty_fraction is of pictures without a polyp.
+    """
+    prepared = prepare_phantoms(
+        out, count=count, size=size, seed=seed, test_count=test_count, empty_fraction=empty_fraction
+    )  # fmt: skip
+    _after_prepare(out, prepared)
+
+
+@command
 def verify(directory: str) -> None:
     """Check a prepared folder: verify DIR. Prints every error and warning; exit code 1 if there is an error."""
     report = verify_folder(directory)
@@ -116,7 +132,12 @@ def verify(directory: str) -> None:
 
 def main() -> None:
     """Run the command that the arguments name."""
-    fire.Fire({"prepare": {"polyps": polyps, "pairs": pairs}, "verify": verify}, name="python -m common.data")
+    commands = {"prepare": {"polyps": polyps, "pairs": pairs, "phantoms": phantoms}, "verify": verify}
+    try:
+        fire.Fire(commands, name="python -m common.data")
+    except KeyboardInterrupt:
+        print("stopped; nothing was written", file=sys.stderr)
+        sys.exit(130)
 
 
 if __name__ == "__main__":

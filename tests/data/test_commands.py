@@ -73,6 +73,15 @@ def test_prepare_reports_and_verify_agrees(run, tmp_path, save_set):
     assert "exists already and is not empty" in errors
 
 
+def test_phantoms_are_prepared_and_sound(run, tmp_path):
+    code, out, _ = run("prepare", "phantoms", tmp_path / "out", "--count", 6, "--test_count", 2, "--size", 64)
+    assert code == 0
+    assert ["phantom", "5", "1", "2"] in [line.split() for line in out.splitlines()]
+    code, out, _ = run("verify", tmp_path / "out")
+    assert code == 0
+    assert " 0 errors, " in out.splitlines()[-1]
+
+
 def test_verify_exits_with_one_on_errors(run, tmp_path, save_set):
     save_set(tmp_path / "i", tmp_path / "m", range(8))
     run("prepare", "pairs", tmp_path / "i", tmp_path / "m", tmp_path / "out")
@@ -84,7 +93,7 @@ def test_verify_exits_with_one_on_errors(run, tmp_path, save_set):
 
 
 @pytest.mark.parametrize(
-    "words", [("verify", "--help"), ("prepare", "polyps", "--help"), ("prepare", "pairs", "--help")]
+    "words", [("verify", "--help"), *(("prepare", one, "--help") for one in ("polyps", "pairs", "phantoms"))]
 )
 def test_help_tells_how_to_call(run, words):
     code, out, _ = run(*words)
