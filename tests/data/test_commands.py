@@ -103,7 +103,7 @@ def test_help_tells_how_to_call(run, words):
 
 @pytest.mark.skipif(os.name == "nt", reason="needs SIGKILL")
 def test_a_killed_prepare_leaves_nothing_that_looks_finished(tmp_path, save_set, repository):
-    save_set(tmp_path / "i", tmp_path / "m", range(300))
+    save_set(tmp_path / "i", tmp_path / "m", range(120))
     command = [
         sys.executable,
         "-m",
