@@ -1,0 +1,62 @@
+"""The rows of the paper's tables 9 and 10 that are this collection's, with what the paper prints for them."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from common.errors import InputError
+from common.order import OrderNet
+
+
+@dataclass(frozen=True)
+class Printed:
+    """What the paper prints, as it prints it: table 9, or table 10 where the row is only there."""
+
+    parameters: str = "–"
+    gflops: str = "–"
+    milliseconds: str = "–"
+    images_per_second: str = "–"
+    peak_megabytes: str = "–"
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """One row: the arguments of `OrderNet`, and the paper's figures."""
+
+    name: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+    printed: Printed = field(default_factory=Printed)
+
+    def build(self) -> OrderNet:
+        return OrderNet(**self.arguments)
+
+
+BACKBONE = Configuration("backbone", {"attention_skips": ()}, Printed("26,307", "0.095", "0.230", "4356.4", "180.2"))
+CONFIGURATIONS = (
+    BACKBONE,
+    Configuration("ORDER[0, 1]", {"attention_skips": (0, 1)}, Printed("42,265", "0.112", "0.399", "2509.0", "559.5")),
+    Configuration("ORDER[2, 1]", {"attention_skips": (2, 1)}, Printed("35,793", "0.132", "2.954", "338.5", "8290.8")),
+    Configuration("ORDER[3, 2]", {"attention_skips": (3, 2)}, Printed("31K")),
+    Configuration("ORDER[0, 1, 2, 3]", {"attention_skips": (0, 1, 2, 3)}, Printed("47K")),
+    Configuration("backbone + SE", {"skip_refinement": "se"}, Printed("26,467", "0.095", "0.238", "4197.2", "189.2")),
+    Configuration(
+        "backbone + CBAM", {"skip_refinement": "cbam"}, Printed("26,663", "0.096", "0.254", "3940.1", "189.4")
+    ),
+)
+
+
+def materialised(network: OrderNet) -> nn.Module:
+    """The same network with its N×N matrices stored: the reference that the tests keep, as the paper ran it.
+
+    Raises:
+        InputError: where there are no tests, as in an installed package.
+    """
+    try:
+        from tests.order.materialised import materialise
+    except ModuleNotFoundError:
+        raise InputError("the materialised form is kept with the tests; run this from the root of a checkout") from None
+    return materialise(copy.deepcopy(network))

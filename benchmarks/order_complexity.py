@@ -1,0 +1,93 @@
+"""Parameters and operations of every ORDER configuration at 256², beside the paper's (tables 9 and 10).
+
+The paper's GFLOPs are those of the convolutions alone. The attention's matrix products come on top: three by the
+algorithm, which computes S once and reads it twice, and four as executed by the fused form, which computes S once for
+each direction and never stores it. All are 2×MAC, counted by torch's own counter on tensors without content.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from common.errors import reports_input_errors
+
+from . import reporting
+from .configurations import CONFIGURATIONS, Configuration, Printed, materialised
+
+# The paper's SE and CBAM counts also fit skips {1, 2} with reduction 4, and CBAM's 0.096 G fits only there.
+OTHER_READINGS = tuple(
+    Configuration(
+        f"backbone + {kind.upper()}, skips [2, 1], reduction 4",
+        {"skip_refinement": kind, "attention_skips": (2, 1), "refinement_reduction": 4},
+        Printed(parameters, gflops),
+    )
+    for kind, parameters, gflops in (("se", "26,467", "0.095"), ("cbam", "26,663", "0.096"))
+)
+
+
+def count_operations(network: nn.Module, size: int = 256) -> dict[str, int]:
+    """2×MAC of one image of ``size``², as ``{"convolutions": …, "total": …}``; the network moves to ``meta``."""
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        network.eval().to("meta")(torch.empty(1, 3, size, size, device="meta"))
+    convolutions = counter.get_flop_counts()["Global"].get(torch.ops.aten.convolution, 0)
+    return {"convolutions": convolutions, "total": counter.get_total_flops()}
+
+
+def measure(configuration: Configuration, size: int = 256) -> dict[str, Any]:
+    """Parameters and the three operation counts of one configuration."""
+    network = configuration.build()
+    # Counted on the materialised form, which is the algorithm as written; its 1×1 projections count as matrix
+    # products there, so that only its total is used.
+    algorithm = count_operations(materialised(network), size)["total"]
+    fused = count_operations(configuration.build(), size)
+    return {
+        "configuration": configuration.name,
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "convolutions": fused["convolutions"],
+        "algorithm": algorithm,
+        "fused": fused["total"],
+        "paper": {"parameters": configuration.printed.parameters, "gflops": configuration.printed.gflops},
+    }
+
+
+def run(settings: argparse.Namespace) -> None:
+    """Print the table."""
+    head = reporting.heading("benchmarks.order_complexity", settings)
+    results = [measure(configuration, settings.size) for configuration in (*CONFIGURATIONS, *OTHER_READINGS)]
+    header = ("configuration", "parameters", "paper", "conv. M", "paper G", "with attention M", "fused executes M")
+    rows = [
+        (
+            result["configuration"],
+            f"{result['parameters']:,}",
+            result["paper"]["parameters"],
+            f"{result['convolutions'] / 1e6:,.3f}",
+            result["paper"]["gflops"],
+            f"{result['algorithm'] / 1e6:,.1f}",
+            f"{result['fused'] / 1e6:,.1f}",
+        )
+        for result in results
+    ]
+    print(reporting.table(header, rows))
+    print("\nM and G: million and thousand million operations, 2×MAC, for one image; paper: at 256², tables 9 and 10.")
+    print("conv.: convolutions alone, as the paper counts. with attention: the algorithm's three products besides.")
+    reporting.finish(settings, head, results)
+
+
+@reports_input_errors
+def main(arguments: list[str] | None = None) -> None:
+    """The command."""
+    options = reporting.parser("benchmarks.order_complexity", __doc__)
+    options.add_argument("--size", type=int, default=256, help="height and width of the image")
+    settings = options.parse_args(arguments)
+    reporting.check(settings)
+    run(settings)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""What every benchmark prints around its figures: its own settings, the machine, a table; and the JSON file."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from common.errors import InputError
+from common.files import check_writable, write_json
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def machine(device: str) -> dict[str, Any]:
+    """Where the figures were taken, and how busy it was besides."""
+    description = {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "load": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+    if torch.device(device).type == "cuda":
+        description["gpu"] = torch.cuda.get_device_name(device)
+    return description
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A text table: the first column to the left, the others to the right."""
+    cells = [[str(cell) for cell in row] for row in (header, *rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if column == 0 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in cells
+    ]
+    return "\n".join([lines[0], "─" * len(lines[0]), *lines[1:]])
+
+
+def parser(module: str, description: str | None) -> argparse.ArgumentParser:
+    """A command's parser with the options that all of them have."""
+    options = argparse.ArgumentParser(
+        prog=f"python -m {module}", description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    options.add_argument("--out", metavar="FILE", help="also write the figures to this JSON file")
+    return options
+
+
+def add_machine_options(options: argparse.ArgumentParser) -> None:
+    options.add_argument("--device", default="cpu", help="cpu, or cuda")
+    options.add_argument("--threads", type=int, help="threads of the CPU; torch's own choice if not given")
+
+
+def fill(settings: argparse.Namespace, **values: tuple[int, int]) -> None:
+    """Give each setting that was left out its first value with ``--quick``, its second without."""
+    for name, (quick, full) in values.items():
+        if getattr(settings, name) is None:
+            setattr(settings, name, quick if settings.quick else full)
+
+
+def check(settings: argparse.Namespace) -> None:
+    """Refuse at once what would fail later, and set the number of threads.
+
+    Raises:
+        InputError: on a size that does not divide by 32, a count below 1, a device that is not there.
+    """
+    given = vars(settings)
+    if given.get("size") is not None and (settings.size < 32 or settings.size % 32):
+        raise InputError(f"--size has to be a multiple of 32; it is {settings.size}")
+    for name in ("batch", "threads", "rounds"):
+        if given.get(name) is not None and given[name] < 1:
+            raise InputError(f"--{name} has to be at least 1; it is {given[name]}")
+    if given.get("device") is not None:
+        _check_device(settings.device)
+    if given.get("threads") is not None:
+        torch.set_num_threads(settings.threads)
+    if settings.out is not None:
+        check_writable(Path(settings.out).parent)
+
+
+def _check_device(name: str) -> None:
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"--device {name} cannot be used here ({reason}); leave it out for the CPU") from None
+
+
+def heading(module: str, settings: argparse.Namespace) -> dict[str, Any]:
+    """Print the command with every setting, and the machine; return both for the report."""
+    parameters = {name: value for name, value in vars(settings).items() if name != "out"}
+    shown = " ".join(f"{name}={value}" for name, value in parameters.items() if value is not None)
+    where = machine(getattr(settings, "device", "cpu"))
+    print(f"{module} {shown}".rstrip())
+    print(", ".join(f"{name} {value}" for name, value in where.items() if value is not None), end="\n\n", flush=True)
+    return {"command": module, "parameters": parameters, "machine": where}
+
+
+def finish(settings: argparse.Namespace, head: dict[str, Any], results: Any) -> None:
+    """Write heading and results to ``--out``, where it was given."""
+    if settings.out is not None:
+        write_json(settings.out, {**head, "results": results})
+        print(f"\nwritten: {settings.out}")

@@ -1,0 +1,135 @@
+"""The benchmarks: their counts against arithmetic, their memory against a known allocation, and a run of each."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks import order_complexity, order_memory, order_speed
+from benchmarks.configurations import BACKBONE, CONFIGURATIONS
+from benchmarks.order_memory import LIMIT, median_ratio, seconds_in_turns
+from benchmarks.peak_memory import MEBIBYTE, ResidentMemory, measure
+from benchmarks.reporting import table
+
+WIDTH = 64  # two heads of 32
+TOKENS = {0: 16**2, 1: 32**2, 2: 64**2, 3: 128**2}  # of each skip at 256²
+
+
+def test_a_convolution_counts_two_operations_a_product() -> None:
+    counted = order_complexity.count_operations(nn.Conv2d(3, 5, 3, padding=1), size=32)
+    assert counted == {"convolutions": 2 * 3 * 5 * 9 * 32**2, "total": 2 * 3 * 5 * 9 * 32**2}
+
+
+@pytest.mark.parametrize("configuration", CONFIGURATIONS, ids=lambda configuration: configuration.name)
+def test_attention_adds_three_products_by_the_algorithm_and_four_as_executed(configuration) -> None:
+    result = order_complexity.measure(configuration)
+    attended = "skip_refinement" not in configuration.arguments and configuration.arguments["attention_skips"]
+    product = sum(2 * TOKENS[skip] ** 2 * WIDTH for skip in attended or ())
+    assert result["algorithm"] - result["convolutions"] == 3 * product
+    assert result["fused"] - result["convolutions"] == 4 * product
+
+
+def test_parameters_are_those_the_paper_prints() -> None:
+    for configuration in CONFIGURATIONS:
+        parameters = sum(parameter.numel() for parameter in configuration.build().parameters())
+        printed = configuration.printed.parameters
+        assert printed == (f"{parameters / 1000:.0f}K" if printed.endswith("K") else f"{parameters:,}")
+
+
+def test_resident_memory_sees_what_was_freed_again() -> None:
+    watch = ResidentMemory()
+    tensor = torch.ones(64 * MEBIBYTE // 4)
+    del tensor
+    assert 63 < watch.peak() / MEBIBYTE < 80
+
+
+def test_steps_take_turns() -> None:
+    order: list[str] = []
+    steps = {"a": lambda: order.append("a"), "b": lambda: order.append("b")}
+    seconds = seconds_in_turns(steps, rounds=2)
+    assert "".join(order) == "ab" + "abab"  # one warm-up of each, not timed
+    assert [len(values) for values in seconds.values()] == [2, 2]
+
+
+def test_a_slow_round_does_not_move_the_median_ratio() -> None:
+    assert median_ratio([2.0, 200.0, 2.0], [1.0, 100.0, 1.0]) == 2.0
+
+
+def test_table_columns_line_up() -> None:
+    lines = table(("name", "figure"), [("a", "1.0"), ("longer", "1,000.0")]).splitlines()
+    assert [len(line) for line in lines] == [15] * 4
+
+
+@pytest.mark.parametrize("command", [order_memory, order_speed], ids=lambda module: module.__name__)
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--size", "100"], "--size has to be a multiple of 32; it is 100"),
+        (["--size", "0"], "--size"),
+        (["--batch", "0"], "--batch has to be at least 1"),
+        (["--rounds", "0"], "--rounds"),
+        (["--threads", "0"], "--threads"),
+        (["--device", "abacus"], "--device abacus"),
+        (["--sise", "64"], "--sise"),
+    ],
+    ids=str,
+)
+def test_a_wrong_option_is_told_before_any_work(command, arguments: list[str], told: str, capsys) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        command.main(arguments)
+    output = capsys.readouterr()
+    assert stopped.value.code == 2
+    assert told in output.err.splitlines()[-1]
+    assert output.out == ""
+
+
+@pytest.mark.parametrize("skips", ["2,4", "two", ""])
+def test_wrong_skips_are_told(skips: str, capsys) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        order_memory.main(["--skips", skips])
+    assert stopped.value.code == 2
+    assert "--skips" in capsys.readouterr().err
+
+
+def test_complexity_prints_both_columns_of_operations(tmp_path: Path, capsys) -> None:
+    order_complexity.main(["--out", str(tmp_path / "complexity.json")])
+    printed = capsys.readouterr().out
+    for figure in ("94.595", "111.898", "132.344", "539.7", "682.3", "6,977.4", "26,307", "torch " + torch.__version__):
+        assert figure in printed
+    report = json.loads((tmp_path / "complexity.json").read_text())
+    assert report["parameters"] == {"size": 256}
+    assert [row["parameters"] for row in report["results"]][:3] == [26_307, 42_265, 35_793]
+
+
+@pytest.mark.slow
+def test_fused_attention_takes_a_twentieth_of_the_materialised_memory() -> None:
+    """At skips {2, 1} and 256², above the plain backbone's training step."""
+    settings = {"size": 256, "batch": 1, "train": True, "device": "cpu", "channels_last": False}
+    skips = {"attention_skips": (2, 1)}
+    backbone = measure(BACKBONE.arguments, form="fused", **settings)["bytes"]
+    fused = measure(skips, form="fused", **settings)["bytes"]
+    materialised = measure(skips, form="materialised", **settings)["bytes"]
+    # Two stored softmaxes of 2 heads × 4,096² are 256 MiB, so the materialised form has its matrices indeed.
+    assert materialised - backbone > 256 * MEBIBYTE
+    assert fused - backbone <= LIMIT * (materialised - backbone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [order_memory, order_speed], ids=lambda module: module.__name__)
+def test_the_command_prints_and_writes_what_it_measured(command, tmp_path: Path, capsys) -> None:
+    file = tmp_path / "figures.json"
+    command.main(["--size", "64", "--batch", "2", "--rounds", "1", "--out", str(file)])
+    report, printed = json.loads(file.read_text()), capsys.readouterr().out
+    assert report["command"] in printed
+    assert report["parameters"]["batch"] == 2
+    assert "backbone" in printed
+    if command is order_memory:
+        assert set(report["results"]["peak_bytes"]) == {"backbone", "fused", "materialised"}
+        assert report["results"]["limits_kept"] is None
+    else:
+        assert [row["configuration"] for row in report["results"]] == [row.name for row in CONFIGURATIONS]
+        assert all(row["peak_bytes"] > 0 and row["milliseconds"] > 0 for row in report["results"])
