@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,15 +19,26 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a file of tensors and plain values (``weights_only``), onto the CPU.
 
     Raises:
-        InputError: if the file is missing, damaged, or holds anything but tensors and plain values.
+        InputError: if the file is missing, damaged (its checksums are compared, which torch does not do), or holds
+            anything but tensors and plain values.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"no checkpoint at {path}; give the path of a model.pt, or train one first")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise InputError(f"{path} is not a readable checkpoint: {str(error).splitlines()[0][:150]}") from None
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                if archive.testzip() is not None:
+                    raise InputError(f"{path} is damaged: its checksums do not fit; copy it again, or train it again")
+        with warnings.catch_warnings(action="ignore"):  # of what it is instead; the error below says enough
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except InputError:
+        raise
+    except Exception:  # torch raises many kinds, and its texts advise to load the file without the check
+        raise InputError(
+            f"{path} is damaged, or holds more than tensors and plain values, which is refused because it could run "
+            "code; give a state dict as torch.save writes it"
+        ) from None
     if not isinstance(content, dict):
         raise InputError(f"{path} holds a {type(content).__name__}, not a state dict")
     return content
@@ -53,7 +66,9 @@ def fit_weights(network: nn.Module, weights: Mapping[str, Tensor], origin: str) 
     own = network.state_dict()
     missing = sorted(own.keys() - weights.keys())
     unexpected = sorted(weights.keys() - own.keys())
-    reshaped = sorted(key for key in own.keys() & weights.keys() if own[key].shape != weights[key].shape)
+    reshaped = sorted(
+        key for key in own.keys() & weights.keys() if own[key].shape != getattr(weights[key], "shape", None)
+    )
     if missing or unexpected or reshaped:
         parts = [
             f"{len(keys)} {what} (such as {keys[0]})"

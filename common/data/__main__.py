@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 import fire
 
+from ..commands import command
 from ..errors import InputError
-from .commands import command
 from .folder import KEYS, Prepared
 from .integrity import Report
 from .integrity import verify as verify_folder

@@ -17,6 +17,7 @@ from .phantoms_scene import Camera, Lobe, PhantomParameters, Polyp, Tube
 Array = NDArray[np.float32]
 FARTHEST = np.float32(9.0)
 COARSE = 48
+_FOLDS = 64  # of the table; a power of two, because a mask is quicker than a remainder
 CHUNK = 12288  # points whose intermediate results stay in a core's cache
 
 
@@ -51,9 +52,9 @@ class Wall:
 
     def __init__(self, tube: Tube) -> None:
         self.tube = tube
-        self.table = np.array(
-            [[f.height, f.position, 1 / f.width, *f.facing, f.extent, f.slant] for f in tube.folds], np.float32
-        ).T.copy()
+        rows = [(f.height, f.position, 1 / f.width, *f.facing, f.extent, f.slant) for f in tube.folds]
+        repeated = [rows[number % len(rows)] for number in range(_FOLDS)]
+        self.table = np.array(repeated, np.float32).T.copy()
         self.phase = np.cos(tube.triangle_phase), np.sin(tube.triangle_phase)
 
     def axis(self, x: Array, y: Array, z: Array) -> tuple[Array, Array]:
@@ -71,7 +72,7 @@ class Wall:
         triangle = c * (4 * c * c - 3) * single(self.phase[0]) + s * (3 - 4 * s * s) * single(self.phase[1])
         cell = (z + single(tube.tilt[0]) * x + single(tube.tilt[1]) * y) * single(1 / tube.spacing)
         floor = np.floor(cell)
-        index = floor.astype(np.int32) % len(tube.folds)
+        index = floor.astype(np.int32) & (_FOLDS - 1)
         height, position, steepness, facing_x, facing_y, extent, slant = (np.take(row, index) for row in self.table)
         towards = c * facing_x + s * facing_y
         side = np.maximum(extent + (1 - extent) * towards, 0)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import fire
 
-from ..errors import InputError, reports_input_errors
+from ..commands import command
+from ..errors import InputError
 from ..files import write_json
 from .comparison import compare_models
 from .intervals import Bootstrap
@@ -15,14 +14,14 @@ from .summary import summarise as summary_of
 from .tables import comparison_table, summary_table
 
 
-def _settings(bootstrap: Any, seed: Any) -> Bootstrap:
+def _settings(bootstrap: int, seed: int) -> Bootstrap:
     for name, value, least in (("--bootstrap", bootstrap, 1), ("--seed", seed, 0)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        if value < least:
             raise InputError(f"{name} must be a whole number of at least {least}; it is {value!r}")
     return Bootstrap(bootstrap, seed)
 
 
-@reports_input_errors
+@command
 def compare(*files: str, out: str | None = None, bootstrap: int = 2000, seed: int = 0) -> None:
     """Compare models on the same images: the first file is A, every other one is a B.
 
@@ -34,8 +33,6 @@ def compare(*files: str, out: str | None = None, bootstrap: int = 2000, seed: in
     """
     if len(files) < 2:
         raise InputError("compare needs two or more files: compare A/per_image.csv B/per_image.csv")
-    if isinstance(out, bool):
-        raise InputError("--out needs the name of a file")
     settings = _settings(bootstrap, seed)
     first, *others = [(str(file), read_records(str(file))) for file in files]
     results = [compare_models(first[1], b, names=(first[0], name), bootstrap=settings) for name, b in others]
@@ -44,8 +41,8 @@ def compare(*files: str, out: str | None = None, bootstrap: int = 2000, seed: in
     print("\n\n".join(comparison_table(result) for result in results))
 
 
-@reports_input_errors
-def summarise(file: str, bootstrap: int = 2000, seed: int = 0) -> None:
+@command
+def summarise(file: str, *, bootstrap: int = 2000, seed: int = 0) -> None:
     """Print the table of an evaluation again.
 
     Args:

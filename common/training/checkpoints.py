@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import ignite.distributed as idist
+import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import EMAHandler
 from torch import nn
@@ -42,8 +44,12 @@ class RunCheckpoint:
         settings: plain values that a resumed run must share (data, network, recipe); compared on resume.
         resume: go on from ``latest.pt`` where there is one.
 
+    With more epochs than before, a run goes on: the learning rate is the one that the longer schedule has there.
+
     Raises:
-        InputError: as one line and exit code 2, if ``latest.pt`` belongs to other settings or another network.
+        InputError: as one line and exit code 2, if ``latest.pt`` belongs to other settings, another network or
+            recipe, or as many processes that an epoch has another number of batches.
+        TypeError: if `settings` holds what could not be read back from ``latest.pt``.
     """
 
     def __init__(
@@ -63,6 +69,9 @@ class RunCheckpoint:
         self.network, self.optimizer, self.lr_scheduler, self.ema = network, optimizer, lr_scheduler, ema
         self.evaluator, self.history = evaluator, history
         self.settings = dict(settings or {})
+        strange = [key for key, value in self.settings.items() if not isinstance(value, str | int | float | None)]
+        if strange:
+            raise TypeError(f"the settings of a run must be plain values; these are not: {strange}")
         self.resume = resume
         self.best: float | None = None
 
@@ -70,11 +79,19 @@ class RunCheckpoint:
         """Register on the trainer."""
         engine.add_event_handler(Events.STARTED, self.restore)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
+        self.evaluator.add_event_handler(Events.STARTED, self._share_statistics)
 
     @property
     def model(self) -> nn.Module:
         """The network that is validated and kept."""
         return self.ema.ema_model if self.ema is not None else unwrapped(self.network)
+
+    def _share_statistics(self, evaluator: Engine) -> None:
+        # Unless they are synchronised, each process has batch statistics of its own; rank 0's are those saved,
+        # so they are the ones to validate.
+        if idist.get_world_size() > 1:
+            for buffer in self.model.buffers():
+                torch.distributed.broadcast(buffer, src=0)
 
     def save(self, trainer: Engine) -> None:
         """Write the model if it is the best so far, then the state of the run."""
@@ -109,21 +126,23 @@ class RunCheckpoint:
         if not self.resume or not self.state_path.is_file():
             return
         with one_line_errors():
-            state = self._checked_state()
+            state = self._checked_state(trainer)
             fit_weights(self.network, state["network"], str(self.state_path))
             if self.ema is not None:
                 fit_weights(self.ema.ema_model, state["ema"], str(self.state_path))
         self.optimizer.load_state_dict(state["optimizer"])
         if self.lr_scheduler is not None:
-            progress = {key: state["lr_scheduler"][key] for key in SCHEDULER_PROGRESS}
-            self.lr_scheduler.load_state_dict({**self.lr_scheduler.state_dict(), **progress})
+            self._restore_schedule(state["lr_scheduler"])
         scaler = getattr(trainer, "scaler", None)
         if scaler is not None and state["scaler"]:
             scaler.load_state_dict(state["scaler"])
         self.best = state["best"]
-        if self.best is not None:
-            self.evaluator.state.best_metric = self.best
         self.history.rows[:] = state["history"]
+        if self.best is not None:
+            key = self.evaluator.state.key_metric_name
+            self.evaluator.state.best_metric = self.best
+            # Without its epoch MONAI would take the next metric for the best.
+            self.evaluator.state.best_metric_epoch = max(self.history.rows, key=lambda row: row.get(key, -1))["epoch"]
         trainer.state.epoch, trainer.state.iteration = state["epoch"], state["iteration"]
         if state["epoch"] >= trainer.state.max_epochs:
             logger.info(
@@ -133,7 +152,20 @@ class RunCheckpoint:
         else:
             logger.info(f"resuming {self.state_path} after epoch {state['epoch']}")
 
-    def _checked_state(self) -> dict[str, Any]:
+    def _restore_schedule(self, saved: dict[str, Any]) -> None:
+        own = self.lr_scheduler.state_dict()
+        progress = {key: saved[key] for key in SCHEDULER_PROGRESS}
+        if {**own, **progress} == saved:
+            self.lr_scheduler.load_state_dict(saved)
+            return
+        # A schedule of another length: step it to where the run stands.
+        for group, rate in zip(self.optimizer.param_groups, own["base_lrs"], strict=True):
+            group["lr"] = rate
+        with warnings.catch_warnings(action="ignore"):  # that the optimizer made no step between
+            for _ in range(saved["last_epoch"]):
+                self.lr_scheduler.step()
+
+    def _checked_state(self, trainer: Engine) -> dict[str, Any]:
         state = read_checkpoint(self.state_path)
         if state.get("format") != FORMAT:
             raise InputError(f"{self.state_path} is not a run of this version; name another --output_dir")
@@ -148,8 +180,17 @@ class RunCheckpoint:
                 f"{self.state_path} is a run with other settings ({told}); "
                 "name another --output_dir, or give --resume False to begin anew there"
             )
-        if (state["ema"] is None) != (self.ema is None) or (state["lr_scheduler"] is None) != (
-            self.lr_scheduler is None
-        ):
-            raise InputError(f"{self.state_path} is a run of another recipe; name another --output_dir")
+        parts = [
+            name
+            for name, own, saved in (
+                ("weight averaging", self.ema and {}, state["ema"] and {}),
+                ("learning rate schedule", self.lr_scheduler and self.lr_scheduler.state_dict(), state["lr_scheduler"]),
+                ("optimizer", self.optimizer.param_groups[0], state["optimizer"]["param_groups"][0]),
+            )
+            if (own is None) != (saved is None) or (own and own.keys() - saved.keys())
+        ]
+        if parts:
+            raise InputError(
+                f"{self.state_path} is a run of another recipe ({', '.join(parts)}); name another --output_dir"
+            )
         return state

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from ignite.engine import Engine, Events
 from monai.data import CacheDataset
 
@@ -19,12 +20,17 @@ class EpochSeededDataset(CacheDataset):
 
     def __init__(self, data: Sequence[Any], transform: Any, seed: int = 0, **kwargs: Any) -> None:
         self.seed = seed
-        self.epoch = 0
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # persistent workers see it change
         super().__init__(data=data, transform=transform, **kwargs)
+
+    @property
+    def epoch(self) -> int:
+        """The 1-based epoch that samples belong to, in every worker."""
+        return int(self._epoch)
 
     def set_epoch(self, epoch: int) -> None:
         """Set the 1-based epoch that the next samples belong to."""
-        self.epoch = epoch
+        self._epoch.fill_(epoch)
 
     def _transform(self, index: int) -> Any:
         seed = np.random.SeedSequence([self.seed, self.epoch, index]).generate_state(1)[0]

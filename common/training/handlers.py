@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from typing import Any
 
@@ -12,8 +13,11 @@ from ignite.handlers import ProgressBar
 from monai.visualize import blend_images
 from torch.optim import Optimizer
 from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
 
 from ..errors import InputError, one_line_errors
+
+logger = logging.getLogger(__name__)
 
 
 def loss_of(output: Any) -> torch.Tensor:
@@ -22,21 +26,34 @@ def loss_of(output: Any) -> torch.Tensor:
 
 
 class TrainingProgressBar(ProgressBar):
-    """A tqdm bar an epoch with the present loss and learning rate, on rank 0; into a file, a line an epoch."""
+    """A tqdm bar an epoch with the present loss and learning rate, on rank 0; into a file, a logged line an epoch."""
 
     def __init__(self, optimizer: Optimizer, **kwargs: Any) -> None:
         super().__init__(persist=True, disable=idist.get_rank() != 0, **kwargs)
         self.optimizer = optimizer
+        self._losses: list[float] = []
+        self._rate = 0.0
 
     def attach(self, engine: Engine, *args: Any, **kwargs: Any) -> None:
         """Register on the trainer."""
+        if sys.stderr.isatty():
+            super().attach(engine, output_transform=self._shown)
+        elif idist.get_rank() == 0:
+            engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self._tell)
 
-        def shown(output: Any) -> dict[str, str]:
-            rate = self.optimizer.param_groups[0]["lr"]
-            return {"loss": f"{float(loss_of(output)):.4f}", "lr": f"{rate:.2e}"}
+    def _shown(self, output: Any) -> dict[str, str]:
+        rate = self.optimizer.param_groups[0]["lr"]
+        return {"loss": f"{float(loss_of(output)):.4f}", "lr": f"{rate:.2e}"}
 
-        event = Events.ITERATION_COMPLETED if sys.stderr.isatty() else Events.ITERATION_COMPLETED(every=100)
-        super().attach(engine, output_transform=shown, event_name=event)
+    def _collect(self, engine: Engine) -> None:
+        self._losses.append(float(loss_of(engine.state.output)))
+        self._rate = self.optimizer.param_groups[0]["lr"]  # now, for a schedule may step before the epoch ends
+
+    def _tell(self, engine: Engine) -> None:
+        loss = sum(self._losses) / max(1, len(self._losses))
+        logger.info(f"epoch {engine.state.epoch}/{engine.state.max_epochs}: loss {loss:.4f}, lr {self._rate:.2e}")
+        self._losses.clear()
 
 
 class StopOnNonFiniteLoss:
@@ -66,7 +83,8 @@ class StopOnNonFiniteLoss:
         for item in items:
             value = item.get(self.name_key, [])
             names.extend([value] if isinstance(value, str) else value)
-        with one_line_errors():
+        # tqdm takes the bar away first, which would otherwise share the line.
+        with tqdm.external_write_mode(sys.stderr), one_line_errors():
             raise InputError(
                 f"the loss is {float(loss):g} at epoch {engine.state.epoch}, iteration {engine.state.iteration}, "
                 f"on the batch {', '.join(names)}; look at these images, or lower --learning_rate"
@@ -84,6 +102,7 @@ class TensorBoardOverlays:
         self.log_dir = log_dir
         self.count = count
         self._shown: list[torch.Tensor] = []
+        self._writer: SummaryWriter | None = None
 
     def attach(self, engine: Engine) -> None:
         """Register on the evaluator."""
@@ -110,6 +129,7 @@ class TensorBoardOverlays:
     def _write(self, engine: Engine) -> None:
         if not self._shown or idist.get_rank() != 0:
             return
-        with SummaryWriter(self.log_dir) as writer:
-            picture = torch.cat(self._shown, dim=1).clamp(0, 1)
-            writer.add_image("image, truth, prediction", picture, engine.state.epoch)
+        self._writer = self._writer or SummaryWriter(self.log_dir)  # one a run: each writes a file of its own
+        picture = torch.cat(self._shown, dim=1).clamp(0, 1)
+        self._writer.add_image("image, truth, prediction", picture, engine.state.epoch)
+        self._writer.flush()

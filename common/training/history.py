@@ -17,8 +17,8 @@ from .handlers import loss_of
 class History:
     """An Ignite handler that writes ``<output_dir>/history.csv``, a row an epoch.
 
-    Columns: epoch, loss (mean over the epoch's batches), learning_rate, and the evaluator's metrics where
-    that epoch was validated. Attach it after validation and before `RunCheckpoint`, which resumes `rows`.
+    Columns: epoch, loss (mean over the epoch's batches, of all processes), learning_rate, and the evaluator's
+    metrics where that epoch was validated. Attach it after validation and before `RunCheckpoint`, which resumes `rows`.
     """
 
     def __init__(self, output_dir: str | Path, optimizer: Optimizer, evaluator: Engine) -> None:
@@ -37,15 +37,16 @@ class History:
 
     def _begin(self, engine: Engine) -> None:
         self._losses.clear()
-        self._learning_rate = self.optimizer.param_groups[0]["lr"]
+        self._learning_rate = float(self.optimizer.param_groups[0]["lr"])
 
     def _collect(self, engine: Engine) -> None:
         self._losses.append(float(loss_of(engine.state.output)))
 
     def _write(self, engine: Engine) -> None:
+        loss = sum(self._losses) / max(1, len(self._losses))
         row = {
             "epoch": engine.state.epoch,
-            "loss": sum(self._losses) / max(1, len(self._losses)),
+            "loss": idist.all_reduce(loss) / idist.get_world_size(),  # every process has as many batches
             "learning_rate": self._learning_rate,
         }
         if self.evaluator.state.epoch == engine.state.epoch:

@@ -145,8 +145,8 @@ def test_summarise_prints_the_table_of_the_file(files, capsys):
     [
         (["compare", "{0}"], "two or more files"),
         (["compare", "{0}", "{0}x"], "cannot read"),
-        (["compare", "{0}", "{1}", "--bootstrap", "many"], "--bootstrap must be a whole number"),
-        (["compare", "{0}", "{1}", "--out"], "--out needs the name of a file"),
+        (["compare", "{0}", "{1}", "--bootstrap", "many"], "--bootstrap has to be a whole number"),
+        (["compare", "{0}", "{1}", "--out"], "--out needs a value"),
         (["summarise", "{0}", "--seed", "-1"], "--seed must be"),
     ],
 )

@@ -9,11 +9,13 @@ from typing import Any, get_type_hints
 
 from fire.decorators import SetParseFn
 
-from ..errors import InputError, reports_input_errors
+from .errors import InputError, reports_input_errors
 
 
 def _converted(name: str, text: Any, hint: Any) -> Any:
     # Fire's own guess would turn a folder called 2024 into a number, so texts come as they were typed.
+    if hint in (str, str | None) and text == "True":  # what Fire makes of an option with nothing behind it
+        raise InputError(f"--{name} needs a value")
     for kind, words in ((int, "a whole number"), (float, "a number")):
         if hint in (kind, kind | None) and isinstance(text, str):
             try:
