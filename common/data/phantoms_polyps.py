@@ -41,17 +41,17 @@ class _Shape:
         self.parts: list[tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]] = []
         if self.kind == "flat":
             self._body(np.zeros(3), np.array([*stretch * 1.1, rng.uniform(0.22, 0.45)]))
-            self._satellites(rng, int(rng.integers(0, 4)), 0.7, 0.25)
+            self._satellites(rng, int(rng.integers(0, 4)), 0.7)
         elif self.kind == "sessile":
-            lift = rng.uniform(-0.1, 0.45)
+            lift = rng.uniform(0.0, 0.5)
             self._body(np.array([0, 0, lift]), np.array([*stretch, rng.uniform(0.65, 1.05)]))
-            self._satellites(rng, int(rng.choice([0, 0, 1, 2, 3, 5])), rng.uniform(0.4, 0.8), lift)
+            self._satellites(rng, int(rng.choice([0, 0, 1, 2, 3, 5])), rng.uniform(0.4, 0.8))
         else:
             lean = np.array([*rng.normal(0, 0.55, 2), 1.0])
             lean /= np.linalg.norm(lean)
             length = rng.uniform(1.3, 2.6)
             self._body(lean * length, np.array([*stretch, rng.uniform(0.8, 1.25)]), _frame_on(lean, rng))
-            self._satellites(rng, int(rng.choice([0, 0, 0, 1, 2])), 0.5, 0.0)
+            self._satellites(rng, int(rng.choice([0, 0, 0, 1, 2])), 0.5)
             thick = rng.uniform(0.25, 0.45)
             stalk = np.array([thick, thick, 0.62 * length])
             self.parts.append((lean * length * 0.45, stalk, _frame_on(lean, rng)))
@@ -61,7 +61,7 @@ class _Shape:
     ) -> None:
         self.parts.append((centre, radii, np.eye(3) if frame is None else frame))
 
-    def _satellites(self, rng: Generator, count: int, spread: float, lift: float) -> None:
+    def _satellites(self, rng: Generator, count: int, spread: float) -> None:
         middle, radii, _ = self.parts[0]
         for _ in range(count):
             way = rng.normal(size=3)
@@ -136,8 +136,8 @@ class Plan:
 
 def _look(rng: Generator) -> dict[str, object]:
     """The colour and the surface of a polyp."""
-    tint = _TINTS[rng.choice(len(_TINTS), p=(0.2, 0.34, 0.22, 0.12, 0.12))]
-    tint = 1 + (tint - 1) * rng.uniform(0.6, 1.3) + rng.normal(0, 0.03, 3)
+    tint = _TINTS[rng.choice(len(_TINTS), p=(0.12, 0.38, 0.24, 0.13, 0.13))]
+    tint = 1 + (tint - 1) * rng.uniform(0.7, 1.5) + rng.normal(0, 0.03, 3)
     return {
         "tint": plain(tint),
         "vessels": float(rng.uniform(0.0, 0.5)),
@@ -171,7 +171,7 @@ def _try_polyp(rng: Generator, plan: Plan, target: float) -> tuple[Polyp, NDArra
     point = np.asarray(plan.camera.origin) + float(plan.distance[row, column]) * ray
     frame = _frame_on(_wall_normal(plan.wall, point), rng)
     shape, look, waves = _Shape(rng), _look(rng), _waves(rng)
-    fillet = float(rng.uniform(0.25, 0.9) if shape.kind != "pedunculated" else rng.uniform(0.08, 0.2))
+    fillet = float(rng.uniform(0.2, 0.7) if shape.kind != "pedunculated" else rng.uniform(0.08, 0.2))
     pits = rng.uniform(5, 13) * 10
     _, depth = _in_picture(plan.camera, point)
     radius = np.sqrt(target * 4 / np.pi) * depth * plan.camera.tangent

@@ -165,7 +165,7 @@ def sample_optics(rng: Generator) -> Optics:
     """Sharp mostly; sometimes out of focus or moved."""
     motion = np.array(any_direction(rng)) * (rng.uniform(0.02, 0.07) if rng.random() < 0.15 else 0.0)
     return Optics(
-        defocus=float(rng.uniform(0.0, 0.006) if rng.random() < 0.8 else rng.uniform(0.006, 0.016)),
+        defocus=float(rng.uniform(0.0, 0.006) if rng.random() < 0.8 else rng.uniform(0.006, 0.012)),
         motion=plain(motion),
         sharpening=float(rng.choice([0.0, rng.uniform(0.2, 0.9)])),
         noise=float(rng.uniform(0.003, 0.014)),

@@ -120,6 +120,15 @@ def test_without_its_polyps_a_picture_changes_only_near_the_mask(seed):
     assert changed[inside].mean() > 0.9
 
 
+def test_the_box_of_a_polyp_holds_all_of_it(areas):
+    grid = surfaces.image_grid(64)
+    for _, parameters in areas:
+        for polyp in parameters.polyps:
+            met = np.isfinite(surfaces.polyp_distance(polyp, parameters.camera, *grid))
+            met[surfaces.polyp_box(polyp, 64)] = False
+            assert not met.any()
+
+
 def with_sphere(parameters, depth, radius):
     """The scene with nothing but one sphere straight ahead, and no frame."""
     camera = parameters.camera
