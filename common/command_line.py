@@ -1,0 +1,177 @@
+"""What was typed behind ``python -m monai.bundle run``, checked against the config that it is meant for.
+
+MONAI takes a misspelt ``--key`` in silence, and tells a missing package or a misspelt ``_target_`` by a traceback.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import inspect
+import pydoc
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from types import NoneType
+from typing import Any
+
+import fire.parser
+import monai.bundle
+from monai.bundle import ConfigParser
+from monai.bundle.config_item import ComponentLocator, ConfigComponent
+from monai.bundle.utils import DEFAULT_MLFLOW_SETTINGS
+from monai.utils import ensure_tuple
+
+from .settings import RULES
+
+COMPONENT_KEYS = {"_target_", "_mode_", "_disabled_", "_requires_", "_desc_"}
+COMMANDS = {"run": (monai.bundle.run,), "run_workflow": (monai.bundle.run_workflow, monai.bundle.ConfigWorkflow)}
+
+
+def is_bundle_command() -> bool:
+    """Whether this process is ``python -m monai.bundle …``, also under torchrun."""
+    return Path(sys.argv[0]).parts[-3:] == ("monai", "bundle", "__main__.py")
+
+
+def command_line_faults(arguments: Sequence[str] | None = None) -> list[str]:
+    """A line for each ``--key`` that the config does not have, with the nearest that it has; for each value of
+    another kind than the config's; and for each ``_target_`` that cannot be imported.
+
+    Args:
+        arguments: the command line behind ``python -m monai.bundle``; by default this process's, and nothing if
+            this process is another command.
+    """
+    if arguments is None:
+        arguments = sys.argv[1:] if is_bundle_command() else []
+    if not arguments or arguments[0] not in COMMANDS:
+        return []
+    flags = list(_given_flags(arguments[1:]))
+    given = dict(flags)
+    own = {
+        name
+        for function in COMMANDS[arguments[0]]
+        for name, each in inspect.signature(function).parameters.items()
+        if each.kind != each.VAR_KEYWORD
+    }
+    overrides = {key: value for key, value in flags if key not in own}
+    if "args_file" in given:
+        in_file = ConfigParser.load_config_file(given["args_file"])
+        given = {**in_file, **given}
+        overrides = {**{key: value for key, value in in_file.items() if key not in own}, **overrides}
+    files = given.get("config_file")
+    if files is None:
+        return []
+    config = ConfigParser.load_config_files(files if isinstance(files, str) else list(ensure_tuple(files)))
+    if given.get("tracking"):
+        config = {**DEFAULT_MLFLOW_SETTINGS["configs"], **config}
+    faults = [fault for key, value in overrides.items() if (fault := _override_fault(config, key, value))]
+    return faults or [
+        f for path, component in _components(_overridden(config, overrides)) if (f := _lost(path, component))
+    ]
+
+
+def _given_flags(arguments: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """The ``--key value`` and ``--key=value`` pairs of a command line, read as Fire reads them."""
+    for place, argument in enumerate(arguments):
+        name = argument.lstrip("-")
+        if not argument.startswith("-") or not (name[:1].isalpha() or name[:1] in "_+%"):
+            continue
+        key, equals, value = name.partition("=")
+        if not equals:
+            following = arguments[place + 1] if place + 1 < len(arguments) else "--"
+            value = "True" if following.startswith("--") else following
+        yield key.replace("-", "_"), fire.parser.DefaultParseValue(value)
+
+
+def _known_ids(config: Any, prefix: str = "") -> Iterator[str]:
+    items = config.items() if isinstance(config, Mapping) else enumerate(config) if isinstance(config, list) else ()
+    for key, value in items:
+        yield f"{prefix}{key}"
+        yield from _known_ids(value, f"{prefix}{key}#")
+
+
+@cache
+def _locator() -> ComponentLocator:
+    return ComponentLocator()  # which reads all of MONAI once
+
+
+def _module_name(component: Mapping[str, Any]) -> Any:
+    return ConfigComponent(dict(component), "", _locator()).resolve_module_name()
+
+
+def _takes(component: Mapping[str, Any], argument: str) -> bool:
+    """Whether the class or function that a component names has the argument."""
+    name = _module_name(component)
+    target = pydoc.locate(name) if isinstance(name, str) else name
+    if target is None:
+        return True  # `_lost` says so
+    parameters = inspect.signature(target).parameters
+    if argument in parameters:
+        return True
+    takes_any = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values())
+    return takes_any and not difflib.get_close_matches(argument, parameters, n=1, cutoff=0.75)
+
+
+def _override_fault(config: Mapping[str, Any], key: str, value: Any) -> str | None:
+    parts = key.lstrip("+").replace("::", "#").split("#")
+    node: Any = config
+    for depth, part in enumerate(parts):
+        if isinstance(node, Mapping) and part in node:
+            node = node[part]
+        elif isinstance(node, list) and part.isdigit() and int(part) < len(node):
+            node = node[int(part)]
+        else:
+            new_argument = depth == len(parts) - 1 and isinstance(node, Mapping) and "_target_" in node
+            if new_argument and (part in COMPONENT_KEYS or _takes(node, part)):
+                return None
+            near = difflib.get_close_matches("#".join(parts), list(_known_ids(config)), n=1)
+            hint = f"did you mean --{near[0]}?" if near else "see the first section of the config for the keys"
+            return f"unknown key --{key}: the config has none of that name; {hint}"
+    return None if parts[0] in RULES and len(parts) == 1 else _value_fault(key, node, value)
+
+
+def _value_fault(key: str, now: Any, value: Any) -> str | None:
+    if isinstance(value, str) and value[:1] in "$@%" and value:
+        return None
+    if isinstance(now, bool) and not isinstance(value, bool):
+        return f"--{key} takes True or False; got {value!r}"
+    if isinstance(now, int | float) and not isinstance(now, bool) and not _is_number(value):
+        return f"--{key} takes a number such as {now}; got {value!r}"
+    if isinstance(now, list) and not isinstance(value, list | tuple | NoneType):
+        return f'--{key} takes a list in brackets, such as "{str(now)[:60]}"; got {value!r}'
+    if isinstance(now, Mapping) and isinstance(value, bool | int | float | list | tuple):
+        return f"--{key} is a section of the config and cannot be {value!r}; its keys are {', '.join(now)}"
+    return None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _overridden(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> Any:
+    parser = ConfigParser(copy.deepcopy(dict(config)))
+    parser.update(copy.deepcopy(dict(overrides)))
+    return parser.get()
+
+
+def _components(config: Any, path: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    if ConfigComponent.is_instantiable(config) and config.get("_disabled_") is not True:
+        yield path, config
+    items = config.items() if isinstance(config, Mapping) else enumerate(config) if isinstance(config, list) else ()
+    for key, value in items:
+        yield from _components(value, f"{path}#{key}" if path else str(key))
+
+
+def _lost(path: str, component: Mapping[str, Any]) -> str | None:
+    # What hinders the import of a component's target.
+    name = _module_name(component)
+    if not isinstance(name, str) or name[:1] in "$@%":
+        return None
+    try:
+        found, why = pydoc.locate(name), ""
+    except pydoc.ErrorDuringImport as error:
+        found, why = None, f" ({error.value})"
+    if found is not None:
+        return None
+    return f"{path}: there is no {name} here{why}; mend the name, or install the package that has it"

@@ -1,0 +1,78 @@
+"""What the values in the first section of a config may be."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from .data.folder import KEYS
+
+Rule = tuple[str, Callable[[Any], bool]]
+
+
+def _whole(value: Any, smallest: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= smallest
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _device_is_there(value: Any) -> bool:
+    try:
+        torch.empty(0, device=value)
+    except Exception:  # torch raises RuntimeError, AssertionError, TypeError … for a device that is not there
+        return False
+    return True
+
+
+def _at_least(smallest: int) -> Rule:
+    return f"a whole number, {smallest} or more", lambda value: _whole(value, smallest)
+
+
+_YES_OR_NO: Rule = ("True or False", lambda value: isinstance(value, bool))
+_TEXT: Rule = (
+    "text (for a name that reads as a number write ./2024)",
+    lambda value: isinstance(value, str) and value != "",
+)
+
+RULES: dict[str, Rule] = {
+    "epochs": _at_least(1),
+    "batch_size": _at_least(1),
+    "val_interval": _at_least(1),
+    "num_workers": _at_least(0),
+    "seed": _at_least(0),
+    "image_size": ("a multiple of 32, such as 256", lambda value: _whole(value, 32) and value % 32 == 0),
+    "learning_rate": ("a number above 0", lambda value: _number(value) and value > 0),
+    "weight_decay": ("a number, 0 or more", lambda value: _number(value) and value >= 0),
+    "cache_rate": ("a number from 0 to 1", lambda value: _number(value) and 0 <= value <= 1),
+    "threshold": ("a number between 0 and 1", lambda value: _number(value) and 0 < value < 1),
+    "split": (f"one of {', '.join(KEYS)}", lambda value: value in KEYS),
+    "amp": _YES_OR_NO,
+    "overlay": _YES_OR_NO,
+    "resume": _YES_OR_NO,
+    "device": ("a device of this machine, such as cpu or cuda:0", _device_is_there),
+    "checkpoint": _TEXT,
+    "output_dir": _TEXT,
+    "recipe": _TEXT,
+    "dataset_dir": _TEXT,
+    "protocol": ("the name of a protocol, or null", lambda value: value is None or isinstance(value, str)),
+}
+
+
+def setting_faults(settings: Mapping[str, Any]) -> list[str]:
+    """A line for each value that its rule in `RULES` does not allow; names without a rule are passed over."""
+    faults = [
+        f"--{name} has to be {RULES[name][0]}; it is {value!r}"
+        for name, value in settings.items()
+        if name in RULES and not RULES[name][1](value)
+    ]
+    if not faults and settings.get("val_interval", 0) > settings.get("epochs", math.inf):
+        faults.append(
+            f"--val_interval {settings['val_interval']} is more than --epochs {settings['epochs']}: nothing would be "
+            "validated and no model kept; lower it"
+        )
+    return faults
