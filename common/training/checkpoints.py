@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import pickle
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,6 +29,17 @@ STATE_NAME = "latest.pt"
 MODEL_NAME = "model.pt"
 # What of a scheduler's state is progress; the rest is configuration, which the new command may change.
 SCHEDULER_PROGRESS = ("last_epoch", "_step_count", "_last_lr")
+
+
+def _check_plain(settings: Mapping[str, Any]) -> None:
+    # What cannot be read back would be noticed only when the run is to be resumed.
+    file = io.BytesIO()
+    torch.save(dict(settings), file)
+    file.seek(0)
+    try:
+        torch.load(file, weights_only=True)
+    except pickle.UnpicklingError:
+        raise TypeError(f"the settings of a run must be plain values; got {settings}") from None
 
 
 class RunCheckpoint:
@@ -69,9 +82,7 @@ class RunCheckpoint:
         self.network, self.optimizer, self.lr_scheduler, self.ema = network, optimizer, lr_scheduler, ema
         self.evaluator, self.history = evaluator, history
         self.settings = dict(settings or {})
-        strange = [key for key, value in self.settings.items() if not isinstance(value, str | int | float | None)]
-        if strange:
-            raise TypeError(f"the settings of a run must be plain values; these are not: {strange}")
+        _check_plain(self.settings)
         self.resume = resume
         self.best: float | None = None
 
@@ -158,8 +169,8 @@ class RunCheckpoint:
         if {**own, **progress} == saved:
             self.lr_scheduler.load_state_dict(saved)
             return
-        # A schedule of another length: step it to where the run stands.
-        for group, rate in zip(self.optimizer.param_groups, own["base_lrs"], strict=True):
+        # A schedule of another length: step it from its beginning to where the run stands.
+        for group, rate in zip(self.optimizer.param_groups, own["_last_lr"], strict=True):
             group["lr"] = rate
         with warnings.catch_warnings(action="ignore"):  # that the optimizer made no step between
             for _ in range(saved["last_epoch"]):
@@ -180,17 +191,23 @@ class RunCheckpoint:
                 f"{self.state_path} is a run with other settings ({told}); "
                 "name another --output_dir, or give --resume False to begin anew there"
             )
-        parts = [
-            name
-            for name, own, saved in (
-                ("weight averaging", self.ema and {}, state["ema"] and {}),
-                ("learning rate schedule", self.lr_scheduler and self.lr_scheduler.state_dict(), state["lr_scheduler"]),
-                ("optimizer", self.optimizer.param_groups[0], state["optimizer"]["param_groups"][0]),
-            )
-            if (own is None) != (saved is None) or (own and own.keys() - saved.keys())
-        ]
-        if parts:
+        other = []
+        if (self.ema is None) != (state["ema"] is None):
+            other.append("weight averaging")
+        schedule = self.lr_scheduler.state_dict() if self.lr_scheduler else {}
+        if schedule.keys() != (state["lr_scheduler"] or {}).keys():
+            other.append("learning rate schedule")
+        if self.optimizer.param_groups[0].keys() - state["optimizer"]["param_groups"][0].keys():
+            other.append("optimizer")
+        if other:
             raise InputError(
-                f"{self.state_path} is a run of another recipe ({', '.join(parts)}); name another --output_dir"
+                f"{self.state_path} is a run of another recipe (another {', '.join(other)}); name another --output_dir"
+            )
+        batches = trainer.state.epoch_length
+        if state["iteration"] != state["epoch"] * batches:
+            before = state["iteration"] // state["epoch"]
+            raise InputError(
+                f"{self.state_path} is a run with {before} batches an epoch, this one has {batches}; "
+                "start as many processes as before, or name another --output_dir"
             )
         return state
