@@ -36,7 +36,7 @@ def is_bundle_command() -> bool:
 
 def command_line_faults(arguments: Sequence[str] | None = None) -> list[str]:
     """A line for each ``--key`` that the config does not have, with the nearest that it has; for each value of
-    another kind than the config's; and for each ``_target_`` that cannot be imported.
+    another kind than the config's; for what belongs to no key; and for each ``_target_`` that cannot be imported.
 
     Args:
         arguments: the command line behind ``python -m monai.bundle``; by default this process's, and nothing if
@@ -46,7 +46,7 @@ def command_line_faults(arguments: Sequence[str] | None = None) -> list[str]:
         arguments = sys.argv[1:] if is_bundle_command() else []
     if not arguments or arguments[0] not in COMMANDS:
         return []
-    flags = list(_given_flags(arguments[1:]))
+    places, flags = _parsed(arguments[1:])
     given = dict(flags)
     own = {
         name
@@ -65,23 +65,28 @@ def command_line_faults(arguments: Sequence[str] | None = None) -> list[str]:
     config = ConfigParser.load_config_files(files if isinstance(files, str) else list(ensure_tuple(files)))
     if given.get("tracking"):
         config = {**DEFAULT_MLFLOW_SETTINGS["configs"], **config}
-    faults = [fault for key, value in overrides.items() if (fault := _override_fault(config, key, value))]
+    faults = [f"{place!r} belongs to no --key; put quotes around what has blanks in it" for place in places[1:]]
+    faults += [fault for key, value in overrides.items() if (fault := _override_fault(config, key, value))]
     return faults or [
         f for path, component in _components(_overridden(config, overrides)) if (f := _lost(path, component))
     ]
 
 
-def _given_flags(arguments: Sequence[str]) -> Iterator[tuple[str, Any]]:
-    """The ``--key value`` and ``--key=value`` pairs of a command line, read as Fire reads them."""
-    for place, argument in enumerate(arguments):
+def _parsed(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str, Any]]]:
+    """The arguments without a name, and the ``--key value`` and ``--key=value`` pairs, read as Fire reads them."""
+    places, flags = [], []
+    rest = list(arguments)
+    while rest:
+        argument = rest.pop(0)
         name = argument.lstrip("-")
         if not argument.startswith("-") or not (name[:1].isalpha() or name[:1] in "_+%"):
+            places.append(argument)
             continue
         key, equals, value = name.partition("=")
         if not equals:
-            following = arguments[place + 1] if place + 1 < len(arguments) else "--"
-            value = "True" if following.startswith("--") else following
-        yield key.replace("-", "_"), fire.parser.DefaultParseValue(value)
+            value = rest.pop(0) if rest and not rest[0].startswith("--") else "True"
+        flags.append((key.replace("-", "_"), fire.parser.DefaultParseValue(value)))
+    return places, flags
 
 
 def _known_ids(config: Any, prefix: str = "") -> Iterator[str]:

@@ -6,12 +6,15 @@ ends the process with exit code 2.
 
 from __future__ import annotations
 
+import copy
+import errno
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import torch
 from torch import nn
 
 from .command_line import command_line_faults, is_bundle_command
@@ -24,12 +27,15 @@ from .inference import check_inference_inputs
 from .settings import setting_faults
 from .weights import fit_weights, read_checkpoint
 
+_OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+
 
 def report_config_errors() -> None:
-    """Show what this package refuses later on as one line too, where this process is ``python -m monai.bundle``.
+    """Show what goes wrong later on as one line too, where this process is ``python -m monai.bundle``.
 
     MONAI wraps whatever a component of a config raises in tracebacks of its parser. A `ValueError` that began in
-    this package says by itself what is wrong; every other error keeps its traceback.
+    this package says by itself what is wrong, and so does a machine without memory or disk; every other error keeps
+    its traceback.
     """
     if is_bundle_command():
         sys.excepthook = _show
@@ -39,14 +45,23 @@ def _show(kind: type[BaseException], error: BaseException, trace: TracebackType 
     first = error
     while first.__cause__ is not None:
         first = first.__cause__
-    place = first.__traceback__
+    if line := _one_line(first):
+        print(f"error: {line}", file=sys.stderr, flush=True)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+def _one_line(error: BaseException) -> str | None:
+    # What a user can do about it; None for what is not the user's to mend.
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+        return "out of memory; lower --batch_size or --image_size"
+    if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
+        return f"{error.strerror}{f': {error.filename}' if error.filename else ''}; make room or choose another folder"
+    place = error.__traceback__
     while place is not None and place.tb_next is not None:
         place = place.tb_next
     ours = place is not None and place.tb_frame.f_globals.get("__name__", "").startswith(f"{__package__}.")
-    if ours and isinstance(first, ValueError):
-        print(f"error: {first}", file=sys.stderr, flush=True)
-    else:
-        sys.__excepthook__(kind, error, trace)
+    return str(error) if ours and isinstance(error, ValueError) else None
 
 
 def check_weights(network: nn.Module, path: str | Path) -> None:
@@ -62,16 +77,27 @@ def check_weights(network: nn.Module, path: str | Path) -> None:
 
 
 @reports_input_errors
-def check_training(dataset_dir: str | None, protocol: str | None, output_dir: str, **settings: Any) -> None:
-    """All that can be known to be wrong before training: keys, values, data, output folder.
+def check_training(
+    dataset_dir: str | None,
+    protocol: str | None,
+    output_dir: str,
+    network: nn.Module,
+    pretrained: str | None = None,
+    **settings: Any,
+) -> None:
+    """All that can be known to be wrong before training: keys, values, data, weights to begin with, output folder.
 
     Args:
         dataset_dir: a prepared folder.
         protocol: one that it holds; None or "" for its default.
         output_dir: a folder that can be written to.
+        network: that is trained.
+        pretrained: weights of such a network, or None.
         settings: whatever else has a rule in `settings.RULES`.
     """
     faults = _faults_of_keys(dataset_dir, {"output_dir": output_dir, "protocol": protocol, **settings})
+    if pretrained is not None:
+        _collect(faults, lambda: check_weights(copy.deepcopy(network), pretrained))
     _check_data(faults, dataset_dir, protocol, "validation", "prepare it again with more images")
     if _is_text(output_dir):
         _collect(faults, lambda: check_writable(output_dir))

@@ -65,14 +65,22 @@ RULES: dict[str, Rule] = {
 
 def setting_faults(settings: Mapping[str, Any]) -> list[str]:
     """A line for each value that its rule in `RULES` does not allow; names without a rule are passed over."""
-    faults = [
-        f"--{name} has to be {RULES[name][0]}; it is {value!r}"
-        for name, value in settings.items()
-        if name in RULES and not RULES[name][1](value)
-    ]
-    if not faults and settings.get("val_interval", 0) > settings.get("epochs", math.inf):
+    wrong = {name: value for name, value in settings.items() if name in RULES and not RULES[name][1](value)}
+    if wrong:
+        return [
+            f"--{name} needs a value"
+            if RULES[name] is _TEXT and value in (True, "")
+            else f"--{name} has to be {RULES[name][0]}; it is {value!r}"
+            for name, value in wrong.items()
+        ]
+    if "epochs" not in settings:
+        return []
+    faults = []
+    if settings["val_interval"] > settings["epochs"]:
         faults.append(
             f"--val_interval {settings['val_interval']} is more than --epochs {settings['epochs']}: nothing would be "
             "validated and no model kept; lower it"
         )
+    if settings["batch_size"] == 1 and settings["image_size"] == 32:
+        faults.append("--batch_size 1 at --image_size 32 leaves one value to normalise over; raise either")
     return faults

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from ..errors import InputError, one_line_errors
-from ..weights import fit_weights, read_checkpoint, save_checkpoint, unwrapped
+from ..weights import fit_weights, load_weights, read_checkpoint, save_checkpoint, unwrapped
 from .history import History
 
 logger = logging.getLogger(__name__)
@@ -56,6 +56,7 @@ class RunCheckpoint:
         history: the table of metrics, resumed with the run.
         settings: plain values that a resumed run must share (data, network, recipe); compared on resume.
         resume: go on from ``latest.pt`` where there is one.
+        pretrained: weights to begin with, where there is nothing to resume.
 
     With more epochs than before, a run goes on: the learning rate is the one that the longer schedule has there.
 
@@ -76,6 +77,7 @@ class RunCheckpoint:
         ema: EMAHandler | None = None,
         settings: Mapping[str, Any] | None = None,
         resume: bool = True,
+        pretrained: str | Path | None = None,
     ) -> None:
         self.state_path = Path(output_dir) / STATE_NAME
         self.model_path = Path(output_dir) / MODEL_NAME
@@ -84,6 +86,7 @@ class RunCheckpoint:
         self.settings = dict(settings or {})
         _check_plain(self.settings)
         self.resume = resume
+        self.pretrained = pretrained
         self.best: float | None = None
 
     def attach(self, engine: Engine) -> None:
@@ -133,8 +136,12 @@ class RunCheckpoint:
         }
 
     def restore(self, trainer: Engine) -> None:
-        """Set everything back to where ``latest.pt`` stands, if there is one."""
+        """Set everything back to where ``latest.pt`` stands, if there is one; else begin with `pretrained`."""
         if not self.resume or not self.state_path.is_file():
+            if self.pretrained:
+                with one_line_errors():
+                    load_weights(self.network, self.pretrained)
+                self.model.load_state_dict(unwrapped(self.network).state_dict())
             return
         with one_line_errors():
             state = self._checked_state(trainer)

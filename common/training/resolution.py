@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from ignite.engine import Engine, Events
 from torch import Tensor
 
-from ..errors import InputError, one_line_errors
+from ..errors import InputError
 
 
 class ResolutionSchedule:
@@ -29,7 +29,7 @@ class ResolutionSchedule:
     Called, it returns image ``(B, C, s, s)`` float32 and label ``(B, 1, s, s)`` float32 in {0, 1}.
 
     Raises:
-        InputError: as one line and exit code 2, if a size does not divide by 32 or the fractions do not sum to 1.
+        InputError: if a size does not divide by 32 or the fractions do not sum to 1.
     """
 
     def __init__(self, stages: Sequence[Sequence[Any]], epochs: int, seed: int = 0, channels_last: bool = True) -> None:
@@ -41,11 +41,10 @@ class ResolutionSchedule:
             self.ends.append(total * epochs)
             self.sizes.append((sizes,) if isinstance(sizes, int) else tuple(sizes))
         wrong = [size for sizes in self.sizes for size in sizes if size < 32 or size % 32]
-        with one_line_errors():
-            if wrong:
-                raise InputError(f"training sizes (image_size, stages) must be multiples of 32; got {wrong}")
-            if abs(total - 1.0) > 1e-6:
-                raise InputError(f"the fractions of the resolution stages must sum to 1; they sum to {total:g}")
+        if wrong:
+            raise InputError(f"training sizes (image_size, stages) must be multiples of 32; got {wrong}")
+        if abs(total - 1.0) > 1e-6:
+            raise InputError(f"the fractions of the resolution stages must sum to 1; they sum to {total:g}")
         self.seed = seed
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.epoch = 1
