@@ -24,13 +24,20 @@ def test_a_convolution_counts_two_operations_a_product() -> None:
     assert counted == {"convolutions": 2 * 3 * 5 * 9 * 32**2, "total": 2 * 3 * 5 * 9 * 32**2}
 
 
-@pytest.mark.parametrize("configuration", CONFIGURATIONS, ids=lambda configuration: configuration.name)
-def test_attention_adds_three_products_by_the_algorithm_and_four_as_executed(configuration) -> None:
-    result = order_complexity.measure(configuration)
-    attended = "skip_refinement" not in configuration.arguments and configuration.arguments["attention_skips"]
-    product = sum(2 * TOKENS[skip] ** 2 * WIDTH for skip in attended or ())
-    assert result["algorithm"] - result["convolutions"] == 3 * product
-    assert result["fused"] - result["convolutions"] == 4 * product
+@pytest.fixture(scope="module")
+def complexity(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    """What `order_complexity` writes."""
+    file = tmp_path_factory.mktemp("complexity") / "figures.json"
+    order_complexity.main(["--out", str(file)])
+    return json.loads(file.read_text())
+
+
+def test_attention_adds_three_products_by_the_algorithm_and_four_as_executed(complexity: dict) -> None:
+    for result, configuration in zip(complexity["results"], CONFIGURATIONS, strict=False):
+        attended = "skip_refinement" not in configuration.arguments and configuration.arguments["attention_skips"]
+        product = sum(2 * TOKENS[skip] ** 2 * WIDTH for skip in attended or ())
+        assert result["algorithm"] - result["convolutions"] == 3 * product, result["configuration"]
+        assert result["fused"] - result["convolutions"] == 4 * product, result["configuration"]
 
 
 def test_parameters_are_those_the_paper_prints() -> None:
@@ -95,14 +102,32 @@ def test_wrong_skips_are_told(skips: str, capsys) -> None:
     assert "--skips" in capsys.readouterr().err
 
 
-def test_complexity_prints_both_columns_of_operations(tmp_path: Path, capsys) -> None:
-    order_complexity.main(["--out", str(tmp_path / "complexity.json")])
-    printed = capsys.readouterr().out
-    for figure in ("94.595", "111.898", "132.344", "539.7", "682.3", "6,977.4", "26,307", "torch " + torch.__version__):
-        assert figure in printed
-    report = json.loads((tmp_path / "complexity.json").read_text())
-    assert report["parameters"] == {"size": 256}
-    assert [row["parameters"] for row in report["results"]][:3] == [26_307, 42_265, 35_793]
+def test_complexity_writes_the_figures_known_of_the_method(complexity: dict) -> None:
+    assert complexity["parameters"] == {"size": 256}
+    known = {
+        "backbone": (26_307, "94.595", "94.6", "94.6"),
+        "ORDER[0, 1]": (42_265, "111.898", "539.7", "682.3"),
+        "ORDER[2, 1]": (35_793, "132.344", "6977.4", "9259.1"),
+    }
+    found = {
+        row["configuration"]: (
+            row["parameters"],
+            f"{row['convolutions'] / 1e6:.3f}",
+            f"{row['algorithm'] / 1e6:.1f}",
+            f"{row['fused'] / 1e6:.1f}",
+        )
+        for row in complexity["results"]
+    }
+    assert {name: found[name] for name in known} == known
+
+
+def test_complexity_prints_the_command_and_the_machine(capsys, monkeypatch) -> None:
+    monkeypatch.setattr(order_complexity, "CONFIGURATIONS", (BACKBONE,))
+    monkeypatch.setattr(order_complexity, "OTHER_READINGS", ())
+    order_complexity.main(["--size", "64"])
+    first, second = capsys.readouterr().out.splitlines()[:2]
+    assert first == "benchmarks.order_complexity size=64"
+    assert f"torch {torch.__version__}" in second
 
 
 @pytest.mark.slow

@@ -100,6 +100,16 @@ def test_skip_zero_is_the_deepest() -> None:
     assert seen == [(24, 4, 4), (16, 8, 8), (8, 16, 16), (4, 32, 32)]
 
 
+@pytest.mark.parametrize("index", range(4))
+def test_every_skip_carries_gradients_to_its_encoder_stage(index: int) -> None:
+    with seeded(0):
+        network = OrderNet(attention_skips=(0, 1, 2, 3))
+    deeper, stage = network.encoder[4 - index], network.encoder[3 - index]
+    deeper.register_forward_pre_hook(lambda module, inputs: inputs[0].detach())  # leaves the skip as the only way
+    network(images(2, 3, 64, 64)).square().mean().backward()
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in stage.project.parameters())
+
+
 def test_it_learns_to_find_a_bright_square() -> None:
     image = 0.5 * images(2, 3, 64, 64)
     square = torch.zeros(2, 1, 64, 64)
