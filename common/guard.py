@@ -10,6 +10,7 @@ import copy
 import errno
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -95,12 +96,12 @@ def check_training(
         pretrained: weights of such a network, or None.
         settings: whatever else has a rule in `settings.RULES`.
     """
-    faults = _faults_of_keys(dataset_dir, {"output_dir": output_dir, "protocol": protocol, **settings})
-    if pretrained is not None:
+    named = {"output_dir": output_dir, "protocol": protocol, "pretrained": pretrained}
+    faults = _faults_of_keys(dataset_dir, {**named, **settings})
+    if _is_text(pretrained):
         _collect(faults, lambda: check_weights(copy.deepcopy(network), pretrained))
     _check_data(faults, dataset_dir, protocol, "validation", "prepare it again with more images")
-    if _is_text(output_dir):
-        _collect(faults, lambda: check_writable(output_dir))
+    _check_output(faults, output_dir)
     _raise(faults)
 
 
@@ -120,8 +121,7 @@ def check_evaluation(
     if _is_text(checkpoint):
         _collect(faults, lambda: check_weights(network, checkpoint))
     _check_data(faults, dataset_dir, protocol, split, "choose another --split or --protocol")
-    if _is_text(output_dir):
-        _collect(faults, lambda: check_writable(output_dir))
+    _check_output(faults, output_dir)
     _raise(faults)
 
 
@@ -135,7 +135,7 @@ def check_inference(
         _collect(faults, lambda: check_weights(network, checkpoint))
     both = _is_text(dataset_dir) and _is_text(output_dir)
     if both and _collect(faults, lambda: check_inference_inputs(dataset_dir, output_dir)):
-        _collect(faults, lambda: check_writable(output_dir))
+        _check_output(faults, output_dir)
     _raise(faults)
 
 
@@ -166,6 +166,18 @@ def _check_data(faults: list[str], dataset_dir: Any, protocol: Any, key: str, ot
         found.append(f"its {key} list is empty; {otherwise}")
     folder = str(Path(dataset_dir))
     faults += [fault if folder in fault.split(":")[0] else f"{folder}: {fault}" for fault in found]
+
+
+def _check_output(faults: list[str], output_dir: Any) -> None:
+    # A folder that can be written to; it stays only where nothing else is wrong.
+    if not _is_text(output_dir):
+        return  # said already
+    folders = (Path(output_dir), *Path(output_dir).parents)
+    made = [folder for folder in folders if not folder.exists()]
+    _collect(faults, lambda: check_writable(output_dir))
+    for folder in made if faults else ():
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def _collect(faults: list[str], check: Callable[[], Any]) -> bool:

@@ -59,6 +59,7 @@ RULES: dict[str, Rule] = {
     "output_dir": _TEXT,
     "recipe": _TEXT,
     "dataset_dir": _TEXT,
+    "pretrained": ("the path of a model.pt, or null", lambda value: value is None or _TEXT[1](value)),
     "protocol": ("the name of a protocol, or null", lambda value: value is None or isinstance(value, str)),
 }
 

@@ -1,0 +1,60 @@
+"""The bundle order_polyps."""
+
+from __future__ import annotations
+
+import torch
+
+from common.weights import read_checkpoint
+from tests.bundles.contract import BundleContract
+
+
+class TestOrderPolyps(BundleContract):
+    bundle = "order_polyps"
+    overlays = {  # noqa: RUF012
+        "recipe_best": ("train", "recipe_best"),
+        "recipe_v1": ("train", "recipe_v1"),
+        "recipe_demo": ("train", "recipe_best", "recipe_demo"),
+    }
+
+    def test_every_config_is_tested(self):
+        tested = {*self.aliases, "multi_gpu_train", *(name for names in self.overlays.values() for name in names)}
+        assert {path.stem for path in self.all_configs()} == tested
+
+    def test_the_network_is_the_reported_one(self):
+        weights = read_checkpoint(self.root / "models" / "model.pt")
+        buffers = ("running_mean", "running_var", "num_batches_tracked")
+        assert sum(value.numel() for name, value in weights.items() if not name.endswith(buffers)) == 42_265
+        assert "42,265 parameters" in self.metadata()["description"]
+
+    def test_one_process_of_several_finds_its_code_from_a_foreign_folder(self, warm, drawn, tmp_path):
+        """Joining the processes needs `common` before anything else does. Two processes: tests/training."""
+        launched = {"TORCHELASTIC_RUN_ID": "1", "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+        launched |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+        given = {
+            "config_file": self.files("train", "multi_gpu_train"),
+            "dataset_dir": drawn,
+            "output_dir": tmp_path / "o",
+        }
+        flags = [part for key, value in {**given, **self.small["train"]}.items() for part in (f"--{key}", value)]
+        ended = warm.module("monai.bundle", "run", "training", *flags, cwd=tmp_path, env=launched)
+        assert (ended.code, ended.said) == (0, []), ended.err[-3000:]
+        self.check_output("train", tmp_path / "o")
+
+    def test_flips_and_a_lower_threshold_are_options(self, warm, drawn, tmp_path):
+        flips = {"inferer#_target_": "common.inference.FlipAverageInferer", "threshold": 0.3}
+        for name in ("evaluate", "inference"):
+            given = {"config_file": self.config(name), "dataset_dir": drawn, "output_dir": tmp_path / name}
+            ended = warm.bundle("run", cwd=tmp_path, **given, **self.small[name], **flips)
+            assert (ended.code, ended.said) == (0, []), ended.err[-3000:]
+
+    def test_metadata_counts_what_the_weights_saw(self):
+        """900 + 550 + 379 + 24 is the pool; no image of the test lists is in it."""
+        assert "900, 550, 379 and 24" in self.metadata()["data_source"]
+
+    def test_any_multiple_of_32_is_taken(self):
+        from monai.bundle import ConfigParser
+
+        parser = ConfigParser(ConfigParser.load_config_file(self.config("inference")))
+        network = parser.get_parsed_content("network_def").eval()
+        with torch.no_grad():
+            assert network(torch.zeros(1, 3, 32, 3 * 32)).shape == (1, 1, 32, 96)
