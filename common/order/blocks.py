@@ -37,9 +37,9 @@ class MultiKernelInvertedResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         expanded = self.expand(x)
-        filtered = torch.zeros_like(expanded)
-        for branch in self.depthwise:
-            filtered = filtered + branch(expanded)
+        filtered = expanded
+        for index, branch in enumerate(self.depthwise):
+            filtered = branch(expanded) if index == 0 else filtered + branch(expanded)
         return self.shortcut(x) + self.project(self.shuffle(filtered))
 
 

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from .attention import AdditiveSkip, BidirectionalSkipAttention, CBAMSkip, NoSkip, SqueezeExcitationSkip
 from .blocks import ChannelAttention, MultiKernelInvertedResidual, SpatialAttention
 
-STRIDE = 32
 NUM_STAGES = 5
 NUM_SKIPS = NUM_STAGES - 1
 SKIP_REFINEMENTS = ("bidirectional", "se", "cbam")
