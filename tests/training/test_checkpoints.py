@@ -130,6 +130,18 @@ def test_more_epochs_go_on_at_the_rate_of_the_longer_schedule(train, tmp_path, o
     assert list(differences(short["network"], longer["network"]))
 
 
+@pytest.mark.parametrize("overlays", [(), ("recipe_best.yaml",)], ids=["paper", "best"])
+def test_given_weights_are_what_a_run_begins_with(train, finished, tmp_path, overlays):
+    # At a rate of next to nothing they are also what it ends with, but for the batch statistics.
+    still = {"learning_rate": 1e-30, "weight_decay": 0.0, "epochs": 1, "train#resolution#stages": [[1.0, 64]]}
+    train(tmp_path / "run", *overlays, pretrained=str(finished / "model.pt"), **still)
+    given = read(finished / "model.pt")
+    for ended in (read(tmp_path / "run" / "latest.pt")["network"], read(tmp_path / "run" / "model.pt")):
+        assert ended.keys() == given.keys()
+        for key in [key for key in given if key.endswith((".weight", ".bias"))]:
+            assert torch.allclose(ended[key], given[key], rtol=1e-6, atol=1e-12), key
+
+
 # ---- the rules themselves, on a network of one weight, which is the number of the epoch ------------------
 
 

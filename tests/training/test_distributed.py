@@ -13,6 +13,8 @@ from common.training import begin_distributed
 from common.weights import load_weights
 from tests.training.states import differences, read
 
+pytestmark = pytest.mark.slow
+
 EPOCHS = 10
 
 

@@ -154,6 +154,7 @@ def test_tensorboard_has_each_loss_each_metric_and_the_overlays(finished):
     assert len(list((finished / "tensorboard").iterdir())) == 3  # the trainer's, the evaluator's, the overlays'
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not all(map(importlib.util.find_spec, ("mlflow", "alembic", "sqlalchemy"))), reason="needs the extra mlflow"
 )

@@ -15,6 +15,8 @@ import pytest
 from common.weights import read_checkpoint
 from tests.training.states import contents, differences, read
 
+pytestmark = pytest.mark.slow
+
 EPOCHS = 8
 RECIPES = {
     # AdEMAMix, a learning rate an epoch, flips and rotation
