@@ -105,17 +105,14 @@ def _module_name(component: Mapping[str, Any]) -> Any:
     return ConfigComponent(dict(component), "", _locator()).resolve_module_name()
 
 
-def _takes(component: Mapping[str, Any], argument: str) -> bool:
-    """Whether the class or function that a component names has the argument."""
+def _parameters(component: Mapping[str, Any]) -> Mapping[str, inspect.Parameter] | None:
+    # Of the class or function that a component names; None where they cannot be known.
     name = _module_name(component)
     target = pydoc.locate(name) if isinstance(name, str) else name
-    if target is None:
-        return True  # `_lost` says so
-    parameters = inspect.signature(target).parameters
-    if argument in parameters:
-        return True
-    takes_any = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values())
-    return takes_any and not difflib.get_close_matches(argument, parameters, n=1, cutoff=0.75)
+    try:
+        return inspect.signature(target).parameters
+    except (TypeError, ValueError):  # no such target, which `_lost` says; or one of those that do not tell
+        return None
 
 
 def _override_fault(config: Mapping[str, Any], key: str, value: Any) -> str | None:
@@ -127,13 +124,25 @@ def _override_fault(config: Mapping[str, Any], key: str, value: Any) -> str | No
         elif isinstance(node, list) and part.isdigit() and int(part) < len(node):
             node = node[int(part)]
         else:
-            new_argument = depth == len(parts) - 1 and isinstance(node, Mapping) and "_target_" in node
-            if new_argument and (part in COMPONENT_KEYS or _takes(node, part)):
-                return None
-            near = difflib.get_close_matches("#".join(parts), list(_known_ids(config)), n=1)
-            hint = f"did you mean --{near[0]}?" if near else "see the first section of the config for the keys"
-            return f"unknown key --{key}: the config has none of that name; {hint}"
+            of_component = depth == len(parts) - 1 and isinstance(node, Mapping) and "_target_" in node
+            return _unknown_key(config, key, parts, node if of_component else None)
     return None if parts[0] in RULES and len(parts) == 1 else _value_fault(key, node, value)
+
+
+def _unknown_key(config: Mapping[str, Any], key: str, parts: Sequence[str], component: Any) -> str | None:
+    # None for what a component takes, though the config does not give it yet.
+    known = list(_known_ids(config))
+    if component is not None:
+        parameters = _parameters(component)
+        if parts[-1] in COMPONENT_KEYS or parameters is None or parts[-1] in parameters:
+            return None
+        takes_any = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values())
+        if takes_any and not difflib.get_close_matches(parts[-1], parameters, n=1, cutoff=0.75):
+            return None
+        known += ["#".join([*parts[:-1], name]) for name in parameters]
+    near = difflib.get_close_matches("#".join(parts), known, n=1)
+    hint = f"did you mean --{near[0]}?" if near else "see the first section of the config for the keys"
+    return f"unknown key --{key}: the config has none of that name; {hint}"
 
 
 def _value_fault(key: str, now: Any, value: Any) -> str | None:

@@ -14,6 +14,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -32,7 +33,20 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 SCHEMA = Path(__file__).with_name("meta_schema_20240725.json")
 LONGEST_EXPRESSION = 200
 LARGEST_MODEL = 25 * 2**20  # bytes, a file of the Model Zoo
-PLACES = ("collection", "bundle", "configs", "foreign")
+# Config, working folder, whether by its other name, whether the data's path is relative. All of training; of the
+# others each folder, name and kind of path at least once.
+OFTEN = {("train", "collection", True, False), ("train", "bundle", False, True), ("train", "foreign", True, True)}
+TRAININGS = {("train", *rest) for rest in product(("collection", "bundle", "foreign"), (False, True), (False, True))}
+COMMANDS = [
+    *sorted(OFTEN),
+    ("evaluate", "collection", False, True),
+    ("evaluate", "bundle", False, False),
+    ("evaluate", "foreign", True, True),
+    ("inference", "configs", False, True),
+    ("inference", "bundle", True, True),
+    ("inference", "foreign", False, False),
+    *(pytest.param(*each, marks=pytest.mark.slow) for each in sorted(TRAININGS - OFTEN)),
+]
 MAPPING = yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG
 
 
@@ -283,30 +297,9 @@ print("missing:", workflow.check_properties())
             assert there == {"masks", "overlays", "results.csv"}
             assert len(list((out / "masks").iterdir())) == TRAINING + VALIDATION + TEST
 
-    @pytest.mark.parametrize(
-        ("name", "place", "alias", "relative"),
-        [
-            ("train", "collection", True, False),
-            ("train", "bundle", False, True),
-            ("train", "foreign", True, True),
-            ("evaluate", "collection", False, True),
-            ("evaluate", "bundle", False, False),
-            ("evaluate", "foreign", True, True),
-            ("inference", "configs", False, True),
-            ("inference", "bundle", True, True),
-            ("inference", "foreign", False, False),
-        ],
-    )
+    @pytest.mark.parametrize(("name", "place", "alias", "relative"), COMMANDS)
     def test_runs_from_every_folder(self, warm, drawn, tmp_path, name, place, alias, relative):
         self.run_from(warm, place, name, self.aliases[name] if alias else "", relative, drawn, tmp_path / "out")
-
-    @pytest.mark.slow
-    @pytest.mark.parametrize("relative", [False, True], ids=["absolute", "relative"])
-    @pytest.mark.parametrize("alias", [False, True], ids=["run", "alias"])
-    @pytest.mark.parametrize("place", PLACES)
-    def test_trains_from_every_folder_by_either_name_and_path(self, warm, drawn, tmp_path, place, alias, relative):
-        run_id = self.aliases["train"] if alias else ""
-        self.run_from(warm, place, "train", run_id, relative, drawn, tmp_path / "out")
 
     def test_every_overlay_trains(self, warm, drawn, tmp_path):
         for name, names in self.overlays.items():

@@ -41,11 +41,10 @@ class TestOrderPolyps(BundleContract):
         self.check_output("train", tmp_path / "o")
 
     def test_flips_and_a_lower_threshold_are_options(self, warm, drawn, tmp_path):
-        flips = {"inferer#_target_": "common.inference.FlipAverageInferer", "threshold": 0.3}
-        for name in ("evaluate", "inference"):
-            given = {"config_file": self.config(name), "dataset_dir": drawn, "output_dir": tmp_path / name}
-            ended = warm.bundle("run", cwd=tmp_path, **given, **self.small[name], **flips)
-            assert (ended.code, ended.said) == (0, []), ended.err[-3000:]
+        options = {"inferer#_target_": "common.inference.FlipAverageInferer", "threshold": 0.3, "amp": True}
+        given = {"config_file": self.config("evaluate"), "dataset_dir": drawn, "output_dir": tmp_path / "out"}
+        ended = warm.bundle("run", cwd=tmp_path, **given, **self.small["evaluate"], **options)
+        assert (ended.code, ended.said) == (0, []), ended.err[-3000:]
 
     def test_metadata_counts_what_the_weights_saw(self):
         """900 + 550 + 379 + 24 is the pool; no image of the test lists is in it."""
