@@ -31,7 +31,7 @@ demo: $(STAMP)  ## draw a small set, train ORDER on it for a few minutes, measur
 	@test -e $(DEMO)/data/dataset.json || $(RUN) -m common.data prepare phantoms $(DEMO)/data
 	@$(BUNDLE) training --dataset_dir $(DEMO)/data --output_dir $(DEMO)/train \
 		--config_file "['$(CONFIGS)/train.yaml','$(CONFIGS)/recipe_best.yaml','$(CONFIGS)/recipe_demo.yaml']"
-	@$(BUNDLE) --dataset_dir $(DEMO)/data --checkpoint $(DEMO)/train/model.pt --output_dir $(DEMO)/results \
+	@$(BUNDLE) --dataset_dir $(DEMO)/data --checkpoint $(DEMO)/train/model.pt --output_dir $(DEMO)/results --image_size 192 \
 		--config_file $(CONFIGS)/evaluate.yaml
 	@echo "table and pictures: $(DEMO)/results"
 

@@ -1,5 +1,5 @@
 """From raw downloads to one prepared folder, and what reads, splits and checks it."""
 
-from .folder import Pair, Split, read_datalist, split_validation, write_prepared_folder
+from .folder import Pair, Split, fingerprint, read_datalist, split_validation, write_prepared_folder
 
-__all__ = ["Pair", "Split", "read_datalist", "split_validation", "write_prepared_folder"]
+__all__ = ["Pair", "Split", "fingerprint", "read_datalist", "split_validation", "write_prepared_folder"]

@@ -14,6 +14,7 @@ from .images import read_rgb
 from .layout import MASKS, OVERLAYS, RESULTS, RESULTS_UNFINISHED, is_results_table
 
 _SHOWN = 10
+MOST_PIXELS = 40_000_000  # nine million peaked at 1.9 GB; a colonoscope gives two million
 
 
 def list_images(path: str | Path) -> list[Path]:
@@ -86,7 +87,12 @@ def check_inference_inputs(dataset_dir: str | Path, output_dir: str | Path) -> N
     faults = []
     for item in tqdm(items, desc="checking images", leave=False, disable=None):
         try:
-            read_rgb(item["image"])
+            picture, _ = read_rgb(item["image"])
+            if picture.width * picture.height > MOST_PIXELS:
+                raise InputError(
+                    f"{item['image']}: {picture.width} × {picture.height} pixels are more than "
+                    f"{MOST_PIXELS // 10**6} million, which takes too much memory; shrink it first"
+                )
         except InputError as error:
             faults.append(str(error))
     if len(faults) == 1:

@@ -8,6 +8,7 @@ from typing import Any
 
 import ignite.distributed as idist
 import torch
+import torch.nn.functional as F
 from ignite.engine import Engine, Events
 from ignite.handlers import ProgressBar
 from monai.visualize import blend_images
@@ -95,12 +96,13 @@ class TensorBoardOverlays:
     """Write the first images of each validation, with prediction and truth blended in, to TensorBoard.
 
     The evaluator's output holds decollated dicts with "image" ``(3, H, W)`` in [0, 1], "pred" and "label"
-    ``(1, H, W)`` binary. `count` images a validation.
+    ``(1, H, W)`` binary; their sizes may differ. `count` images a validation, shown at `size` pixels a side.
     """
 
-    def __init__(self, log_dir: str, count: int = 4) -> None:
+    def __init__(self, log_dir: str, count: int = 4, size: int = 256) -> None:
         self.log_dir = log_dir
         self.count = count
+        self.size = size
         self._shown: list[torch.Tensor] = []
         self._writer: SummaryWriter | None = None
 
@@ -117,14 +119,17 @@ class TensorBoardOverlays:
         for item in engine.state.output:
             if len(self._shown) >= self.count:
                 return
-            image = item["image"].detach().float().cpu()
+            image, label, pred = (self._thumbnail(item[key]) for key in ("image", "label", "pred"))
             layers = [
-                blend_images(
-                    image, item[key].detach().float().cpu(), alpha=0.4, cmap=colours, transparent_background=True
-                )
-                for key, colours in (("label", "summer"), ("pred", "autumn"))
+                blend_images(image, mask, alpha=0.4, cmap=colours, transparent_background=True)
+                for mask, colours in ((label, "summer"), (pred, "autumn"))
             ]
             self._shown.append(torch.cat([image, *map(torch.as_tensor, layers)], dim=2))
+
+    def _thumbnail(self, picture: torch.Tensor) -> torch.Tensor:
+        # One size for all, since images that are not resized differ; masks stay 0 and 1.
+        picture = torch.as_tensor(picture).detach().float().cpu()
+        return F.interpolate(picture[None], (self.size, self.size), mode="nearest-exact")[0]
 
     def _write(self, engine: Engine) -> None:
         if not self._shown or idist.get_rank() != 0:

@@ -21,25 +21,35 @@ class ResolutionSchedule:
 
     Args:
         stages: rows ``(fraction, sizes)``: the fraction of all epochs that the stage lasts, and the side
-            lengths in pixels from which each iteration draws one. The fractions sum to 1.
+            lengths from which each iteration draws one: in pixels, or as shares of `image_size` (0.5, 1.0),
+            rounded to a multiple of 32. The fractions sum to 1.
         epochs: all epochs of the run.
+        image_size: side length in pixels that shares refer to.
         seed: of the draw, which depends on (seed, iteration) alone.
         channels_last: hand the images over in that memory format.
 
     Called, it returns image ``(B, C, s, s)`` float32 and label ``(B, 1, s, s)`` float32 in {0, 1}.
 
     Raises:
-        InputError: if a size does not divide by 32 or the fractions do not sum to 1.
+        InputError: if a size does not divide by 32, a share is not in (0, 1], or the fractions do not sum to 1.
     """
 
-    def __init__(self, stages: Sequence[Sequence[Any]], epochs: int, seed: int = 0, channels_last: bool = True) -> None:
+    def __init__(
+        self,
+        stages: Sequence[Sequence[Any]],
+        epochs: int,
+        seed: int = 0,
+        channels_last: bool = True,
+        image_size: int | None = None,
+    ) -> None:
         self.ends: list[float] = []
         self.sizes: list[tuple[int, ...]] = []
         total = 0.0
         for fraction, sizes in stages:
             total += fraction
             self.ends.append(total * epochs)
-            self.sizes.append((sizes,) if isinstance(sizes, int) else tuple(sizes))
+            drawn = (sizes,) if isinstance(sizes, int | float) else sizes
+            self.sizes.append(tuple(_pixels(size, image_size) for size in drawn))
         wrong = [size for sizes in self.sizes for size in sizes if size < 32 or size % 32]
         if wrong:
             raise InputError(f"training sizes (image_size, stages) must be multiples of 32; got {wrong}")
@@ -73,3 +83,11 @@ class ResolutionSchedule:
             label = F.interpolate(label, (size, size), mode="bilinear", align_corners=False, antialias=True)
             label = (label >= 0.5).to(image.dtype)
         return image.contiguous(memory_format=self.memory_format), label
+
+
+def _pixels(size: int | float, image_size: int | None) -> int:
+    if isinstance(size, int):
+        return size
+    if image_size is None or not 0 < size <= 1:
+        raise InputError(f"a training size is pixels (a whole number) or a share of image_size up to 1.0; got {size}")
+    return max(32, 32 * round(size * image_size / 32))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.data.folder import Pair, Split, read_datalist, split_validation, write_prepared_folder
+from common.data.folder import Pair, Split, fingerprint, read_datalist, split_validation, write_prepared_folder
 from common.errors import InputError
 
 
@@ -153,3 +153,24 @@ def test_protocols_may_wait_for_the_written_images(tmp_path, drawn_pairs):
 
     lists = write(tmp_path / "out", pairs, protocols)
     assert [lists["late"][f"num{key}"] for key in ("Training", "Validation", "Test")] == [3, 0, 1]
+
+
+def test_the_fingerprint_follows_images_masks_and_lists_alone(tmp_path):
+    def pairs(turned: bool = False):
+        for number in range(6):
+            noise = np.random.default_rng(number)
+            mask = np.zeros((32, 32), bool)
+            mask[4:9, 3:12] = True
+            image = noise.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+            yield Pair(image, ~mask if turned and number == 5 else mask, "set", f"g{number}", f"{number}")
+
+    names = [f"set_{number}" for number in range(6)]
+
+    def written(folder: str, turned: bool = False, names: list[str] = names) -> str:
+        split = Split(names[1:], [], names[:1])
+        write_prepared_folder(tmp_path / folder, pairs(turned), {"p": split}, name="n", licence="l", progress=False)
+        return fingerprint(tmp_path / folder)
+
+    first = written("a")
+    assert first == written("b")
+    assert len({first, written("c", turned=True), written("d", names=names[1:])}) == 3

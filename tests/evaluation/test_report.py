@@ -206,5 +206,5 @@ def test_wrong_arguments_fail_at_once(tmp_path, wrong):
 
 def test_a_folder_that_cannot_be_written_fails_at_once(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(InputError, match="cannot write to .*inside"):
+    with pytest.raises(InputError, match=r"cannot write to .*inside"):
         report(tmp_path / "file" / "inside", None)

@@ -139,3 +139,10 @@ def test_an_output_folder_with_anything_else_in_it_is_refused(tmp_path, folder):
 def test_a_folder_without_write_permission_is_refused(tmp_path, folder):
     (tmp_path / "locked").mkdir(mode=0o500)
     assert "cannot write" in _refused(folder, tmp_path / "locked" / "out")
+
+
+def test_an_image_too_large_for_the_memory_is_refused_by_name(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("common.inference.inputs.MOST_PIXELS", 47)
+    assert "b.png" in _refused(folder / "b.png", tmp_path / "out")
+    monkeypatch.setattr("common.inference.inputs.MOST_PIXELS", 48)
+    check_inference_inputs(folder / "b.png", tmp_path / "out")

@@ -16,7 +16,7 @@ import torch
 from ignite.engine import Engine
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from common.training import History, StopOnNonFiniteLoss, TrainingProgressBar, loss_of
+from common.training import History, StopOnNonFiniteLoss, TensorBoardOverlays, TrainingProgressBar, loss_of
 from tests.training.states import contents
 
 NAN = {"_target_": "Lambdad", "keys": "image", "func": "$lambda image: image * float('nan')"}
@@ -150,7 +150,7 @@ def test_tensorboard_has_each_loss_each_metric_and_the_overlays(finished):
     assert [sum(losses[i : i + 2]) / 2 for i in (0, 2)] == pytest.approx([float(row["loss"]) for row in rows])
     pictures = events.Images("image, truth, prediction")
     assert [picture.step for picture in pictures] == [1, 2]
-    assert {(picture.width, picture.height) for picture in pictures} == {(3 * 64, 3 * 64)}  # a row for each of three
+    assert {(picture.width, picture.height) for picture in pictures} == {(3 * 256, 3 * 256)}  # a row for each of three
     assert len(list((finished / "tensorboard").iterdir())) == 3  # the trainer's, the evaluator's, the overlays'
 
 
@@ -172,3 +172,15 @@ def test_tracking_by_mlflow_stays_in_the_folder_of_the_run(train, tmp_path, monk
     told = {step.step: step.value for step in client.get_metric_history(run.info.run_id, "val_mean_dice")}
     assert told == {int(row["epoch"]): pytest.approx(float(row["val_mean_dice"])) for row in _rows(folder)}
     assert len(client.get_metric_history(run.info.run_id, "train_loss")) == 4
+
+
+def test_overlays_take_images_of_several_sizes(tmp_path):
+    evaluator = Engine(
+        lambda engine, sides: [
+            {"image": torch.rand(3, *side), "label": torch.ones(1, *side), "pred": torch.zeros(1, *side)}
+            for side in sides
+        ]
+    )
+    TensorBoardOverlays(str(tmp_path), count=3, size=32).attach(evaluator)
+    evaluator.run([[(64, 48)], [(33, 70), (16, 16)]])
+    assert list(tmp_path.glob("events*"))

@@ -83,3 +83,15 @@ def test_a_schedule_that_cannot_be_is_named(stages, expected):
     with pytest.raises(InputError) as refused:
         ResolutionSchedule(stages, 10)
     assert expected in str(refused.value)
+
+
+def test_shares_are_of_the_image_size_in_multiples_of_32():
+    stages = [[0.5, 0.5], [0.3, [0.625, 0.75]], [0.2, 1.0]]
+    assert ResolutionSchedule(stages, 10, image_size=256).sizes == [(128,), (160, 192), (256,)]
+    assert ResolutionSchedule(stages, 10, image_size=64).sizes == [(32,), (32, 64), (64,)]
+
+
+@pytest.mark.parametrize(("share", "image_size"), [(1.5, 256), (0.0, 256), (0.5, None)])
+def test_a_wrong_share_is_told(share, image_size):
+    with pytest.raises(InputError, match="share of image_size"):
+        ResolutionSchedule([[1.0, share]], 4, image_size=image_size)
