@@ -11,6 +11,8 @@ import pytest
 from tests.bundles.drawn import draw_prepared
 from tests.bundles.warm import WarmPython
 
+pytest.register_assert_rewrite("tests.bundles.contract")  # its asserts show their values then
+
 
 @pytest.fixture(scope="session")
 def warm(tmp_path_factory) -> Iterator[WarmPython]:

@@ -95,6 +95,8 @@ class BundleContract:
     bundle: ClassVar[str]
     # Configs that are trained with, in the order in which they are merged.
     overlays: ClassVar[dict[str, tuple[str, ...]]] = {}
+    # What an overlay needs besides, and cannot know.
+    needs: ClassVar[dict[str, dict[str, Any]]] = {}
     # Each config that is run, and the other name of its `run`.
     aliases: ClassVar[dict[str, str]] = {"train": "training", "evaluate": "evaluate", "inference": "inference"}
     # What makes a run on the drawn images short.
@@ -304,7 +306,8 @@ print("missing:", workflow.check_properties())
     def test_every_overlay_trains(self, warm, drawn, tmp_path):
         for name, names in self.overlays.items():
             given = {"config_file": self.files(*names), "dataset_dir": drawn, "output_dir": tmp_path / name}
-            ended = warm.bundle("run", "training", cwd=tmp_path, **given, **self.small["train"])
+            given |= {**self.small["train"], **self.needs.get(name, {})}
+            ended = warm.bundle("run", "training", cwd=tmp_path, **given)
             assert (ended.code, ended.said) == (0, []), f"{name}: {ended.err[-3000:]}"
             self.check_output("train", tmp_path / name)
 

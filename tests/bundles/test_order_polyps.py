@@ -5,16 +5,18 @@ from __future__ import annotations
 import torch
 
 from common.weights import read_checkpoint
-from tests.bundles.contract import BundleContract
+from tests.bundles.contract import REPOSITORY, BundleContract
 
 
 class TestOrderPolyps(BundleContract):
     bundle = "order_polyps"
     overlays = {  # noqa: RUF012
         "recipe_best": ("train", "recipe_best"),
+        "recipe_best_second_cycle": ("train", "recipe_best", "recipe_best_second_cycle"),
         "recipe_v1": ("train", "recipe_v1"),
         "recipe_demo": ("train", "recipe_best", "recipe_demo"),
     }
+    needs = {"recipe_best_second_cycle": {"pretrained": REPOSITORY / bundle / "models" / "model.pt"}}  # noqa: RUF012
 
     def test_every_config_is_tested(self):
         tested = {*self.aliases, "multi_gpu_train", *(name for names in self.overlays.values() for name in names)}
