@@ -28,7 +28,7 @@ from .inference import check_inference_inputs
 from .settings import setting_faults
 from .weights import fit_weights, read_checkpoint
 
-_OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+_OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 
 
 def report_config_errors() -> None:
@@ -56,8 +56,11 @@ def _one_line(error: BaseException) -> str | None:
     # What a user can do about it; None for what is not the user's to mend.
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
         return "out of memory; lower --batch_size or --image_size"
-    if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
-        return f"{error.strerror}{f': {error.filename}' if error.filename else ''}; make room or choose another folder"
+    seen: BaseException | None = error
+    while seen is not None:  # torch.save tells a full disk by an error of its own, raised while handling this one
+        if isinstance(seen, OSError) and seen.errno in _OF_THE_MACHINE:
+            return f"{seen.strerror}{f': {seen.filename}' if seen.filename else ''}; make room or choose another folder"
+        seen = seen.__context__
     place = error.__traceback__
     while place is not None and place.tb_next is not None:
         place = place.tb_next

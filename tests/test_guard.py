@@ -372,13 +372,27 @@ def _refusal() -> Exception:
         return error
 
 
+def _while_handling(first: Exception, second: Exception) -> Exception:
+    try:
+        try:
+            raise first
+        except Exception:
+            raise second  # noqa: B904: as torch does
+    except Exception as error:
+        return error
+
+
+NO_SPACE = OSError(errno.ENOSPC, "No space left on device", "a.pt")
+
+
 @pytest.mark.parametrize(
     ("error", "line"),
     [
         (_refusal(), "error: channels needs 5 positive widths, one a stage; got (1, 2)\n"),
         (torch.OutOfMemoryError("CUDA out of memory"), "error: out of memory; lower --batch_size or --image_size\n"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "error: out of memory; lower --batch_size"),
-        (OSError(errno.ENOSPC, "No space left on device", "a.pt"), "error: No space left on device: a.pt; make room"),
+        (NO_SPACE, "error: No space left on device: a.pt; make room"),
+        (_while_handling(NO_SPACE, RuntimeError("unexpected pos 64 vs 0")), "error: No space left on device: a.pt"),
     ],
 )
 def test_what_a_user_can_mend_is_shown_alone(capsys, error, line):

@@ -135,6 +135,29 @@ def test_a_run_of_another_network_is_not_resumed(warm, at_work):
     one_line(ended, r"run/latest\.pt is where a run stands.*give the model\.pt")
 
 
+FULL_DISK = """
+import resource, runpy, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+sys.argv = {arguments}
+runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_up_is_one_line_and_spoils_no_checkpoint(warm, at_work):
+    """A limit on the size of files stands for the full disk."""
+    given: dict[str, Any] = {"config_file": config("train"), "dataset_dir": "data", "output_dir": "run", **SMALL}
+    assert warm.bundle("run", cwd=at_work, **given).code == 0
+    weights = {name: content for name, content in tree(at_work / "run").items() if name.endswith(".pt")}
+    flags = [str(part) for key, value in {**given, "epochs": 2}.items() for part in (f"--{key}", value)]
+    ended = warm.code(FULL_DISK.format(arguments=["monai.bundle", "run", *flags]), cwd=at_work)
+    one_line(ended, "File too large; make room or choose another folder")
+    assert {
+        name: content for name, content in tree(at_work / "run").items() if name.endswith((".pt", "part"))
+    } == weights
+
+
 def test_an_error_of_the_code_keeps_its_traceback(warm, at_work):
     """Only what a user can mend is one line."""
     overlay = at_work / "overlay.yaml"
