@@ -377,7 +377,7 @@ def _while_handling(first: Exception, second: Exception) -> Exception:
         try:
             raise first
         except Exception:
-            raise second  # noqa: B904: as torch does
+            raise second  # noqa: B904 (as torch does)
     except Exception as error:
         return error
 
