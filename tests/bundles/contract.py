@@ -248,10 +248,11 @@ class BundleContract:
         [("train", "train"), ("infer", "inference"), ("infer", "evaluate")],
         ids=["train", "inference", "evaluate"],
     )
-    def test_no_property_of_the_workflow_is_missing(self, warm, drawn, name, kind):
+    def test_no_property_of_the_workflow_is_missing(self, warm, drawn, tmp_path, name, kind):
+        given = {"workflow_type": kind, "dataset_dir": str(drawn), "output_dir": str(tmp_path)}
         code = f"""
 from monai.bundle import ConfigWorkflow
-workflow = ConfigWorkflow({str(self.config(name))!r}, workflow_type={kind!r}, dataset_dir={str(drawn)!r})
+workflow = ConfigWorkflow({str(self.config(name))!r}, **{given!r})
 workflow.initialize()
 print("missing:", workflow.check_properties())
 """
