@@ -19,6 +19,7 @@ from .records import ImageRecord
 from .summary import SIZE_BINS, by_source, in_bin, size_bins
 
 TRUTH, PREDICTION = "#00e5ff", "#ffd500"  # told apart by most colour-blind eyes, and rare in tissue
+_ROUNDING = 1e-3  # a resize leaves white at a hair above 1
 _LONGEST = 320  # px kept of an image: as large as a picture shows it
 _SOURCES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")  # Okabe and Ito
 
@@ -44,9 +45,11 @@ def displayed(image: np.ndarray) -> np.ndarray:
     image = np.asarray(image, dtype=np.float32)
     image = image[:3] if image.shape[0] >= 3 else np.repeat(image[:1], 3, axis=0)
     low, high = float(image.min()), float(image.max())
-    if low < 0 or high > 255:
+    if low >= -_ROUNDING and high <= 1 + _ROUNDING:
+        image = image.clip(0, 1)
+    elif low < 0 or high > 255:
         image = (image - low) / max(high - low, 1e-12)
-    elif high > 1:
+    else:
         image = image / 255
     return (image.transpose(1, 2, 0) * 255).round().astype(np.uint8)
 

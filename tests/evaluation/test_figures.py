@@ -56,6 +56,7 @@ def test_any_range_of_values_can_be_shown():
     assert np.array_equal(displayed(ramp * 255), shown)
     assert np.array_equal(displayed(ramp * 4 - 2), shown)  # normalised with mean and deviation
     assert np.array_equal(displayed(ramp[:1]), shown)  # one channel becomes grey
+    assert np.array_equal(displayed(ramp * 1.00001), shown)  # white that a resize has rounded up stays white
     assert displayed(np.full((3, 4, 4), 0.5)).max() == 128  # a flat picture is not stretched
 
 
