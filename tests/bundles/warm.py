@@ -73,8 +73,11 @@ class WarmPython:
         return self
 
     def __exit__(self, *exception: Any) -> None:
-        self._server.stdin.close()
+        # Not by closing its input alone: a process that was forked off meanwhile may hold that end open too.
+        self._server.kill()
         self._server.wait(LONGEST)
+        self._server.stdin.close()
+        self._server.stdout.close()
 
     def module(self, *arguments: Any, cwd: Path, env: Mapping[str, str] | None = None) -> Ended:
         """``python -m ARGUMENTS`` in the folder `cwd`."""
