@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from common.columns import align
 from common.errors import InputError
 from common.files import check_writable, write_json
 
@@ -41,16 +42,8 @@ def machine(device: str) -> dict[str, Any]:
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """A text table: the first column to the left, the others to the right."""
-    cells = [[str(cell) for cell in row] for row in (header, *rows)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if column == 0 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in cells
-    ]
-    return "\n".join([lines[0], "─" * len(lines[0]), *lines[1:]])
+    head, *lines = align([[str(cell) for cell in row] for row in (header, *rows)])
+    return "\n".join([head, "─" * len(head), *lines])
 
 
 def parser(module: str, description: str | None) -> argparse.ArgumentParser:

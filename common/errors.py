@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,6 +27,19 @@ def one_line_errors() -> Iterator[None]:
         raise SystemExit(2) from None
 
 
+@contextmanager
+def _reader_may_leave() -> Iterator[None]:
+    # `… | head` closes the pipe when it has seen enough: no error of the command, and nothing to show a traceback for.
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is flushed at the end goes there
+
+
 def reports_input_errors(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorate a command so that its `InputError` is shown as one line (see `one_line_errors`)."""
-    return one_line_errors()(function)
+    """Decorate a command so that its `InputError` is shown as one line (see `one_line_errors`).
+
+    It ends in silence where the reader of its output has left, as ``head`` does.
+    """
+    return one_line_errors()(_reader_may_leave()(function))

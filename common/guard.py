@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import errno
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +25,7 @@ from .data.integrity import check_prepared
 from .errors import InputError, reports_input_errors
 from .files import check_writable
 from .inference import check_inference_inputs
+from .provenance import seen_before
 from .settings import setting_faults
 from .weights import fit_weights, read_checkpoint
 
@@ -118,7 +119,10 @@ def check_evaluation(
     checkpoint: str,
     **settings: Any,
 ) -> None:
-    """As `check_training`; and that the list is there and the checkpoint fits the network, which it fills."""
+    """As `check_training`; and that the list is there and the checkpoint fits the network, which it fills.
+
+    Warns, on standard error, of test images that the checkpoint was trained on or chosen by, as far as is recorded.
+    """
     named = {"output_dir": output_dir, "protocol": protocol, "split": split, "checkpoint": checkpoint}
     faults = _faults_of_keys(dataset_dir, {**named, **settings})
     if _is_text(checkpoint):
@@ -126,6 +130,20 @@ def check_evaluation(
     _check_data(faults, dataset_dir, protocol, split, "choose another --split or --protocol")
     _check_output(faults, output_dir)
     _raise(faults)
+    if split == "test":
+        _warn_of_seen(checkpoint, read_datalist(dataset_dir, protocol or None, split))
+
+
+def _warn_of_seen(checkpoint: str, items: Sequence[Mapping[str, Any]]) -> None:
+    what = {"training": "trained on", "validation": "chosen by"}
+    told = [f"was {what[key]} {count}" for key, count in seen_before(checkpoint, items).items() if count]
+    if told:
+        print(
+            f"warning: {checkpoint} {' and '.join(told)} of the {len(items)} images of this test list; "
+            "its figures there are not those of unseen images",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 @reports_input_errors

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import fire
 
+from ..columns import align
 from ..commands import command
 from ..errors import InputError
 from .folder import KEYS, Prepared
@@ -23,9 +24,7 @@ def _table(counts: Mapping[str, Mapping[str, int]]) -> list[str]:
     rows = [(source, [counts[key].get(source, 0) for key in counts]) for source in sources]
     if len(rows) > 1:
         rows.append(("all", [sum(counts[key].values()) for key in counts]))
-    width = max(len(source) for source, _ in [*rows, ("", [])]) + 2
-    head = " " * width + "".join(f"{key:>12}" for key in counts)
-    return [head, *(f"{source:<{width}}" + "".join(f"{number:>12,}" for number in own) for source, own in rows)]
+    return align([["", *counts], *([source, *(f"{number:,}" for number in own)] for source, own in rows)])
 
 
 def _tables(report: Report) -> list[str]:

@@ -2,22 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
+from ..columns import align
 from .intervals import shown_interval
 from .records import METRICS
-
-
-def align(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a table: the first column to the left, the others to the right; a one-cell row stands as it is."""
-    columns = max(len(row) for row in rows)
-    widths = [max((len(row[i]) for row in rows if len(row) == columns), default=0) for i in range(columns)]
-    lines = []
-    for row in rows:
-        cells = [cell.rjust(width) for cell, width in zip(row, widths, strict=False)]
-        lines.append(row[0] if len(row) < columns else "  ".join([row[0].ljust(widths[0]), *cells[1:]]).rstrip())
-    return lines
 
 
 def number(estimated: dict[str, Any], metric: str, signed: bool = False) -> str:

@@ -6,6 +6,7 @@ from .distributed import begin_distributed, local_device
 from .handlers import StopOnNonFiniteLoss, TensorBoardOverlays, TrainingProgressBar, loss_of
 from .history import History
 from .losses import StructureLoss
+from .memory import keep_freed_memory
 from .resolution import ResolutionSchedule
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "TensorBoardOverlays",
     "TrainingProgressBar",
     "begin_distributed",
+    "keep_freed_memory",
     "local_device",
     "loss_of",
 ]

@@ -6,7 +6,7 @@ import io
 import logging
 import pickle
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from ..errors import InputError, one_line_errors
+from ..provenance import write_record
 from ..weights import fit_weights, load_weights, read_checkpoint, save_checkpoint, unwrapped
 from .history import History
 
@@ -57,6 +58,7 @@ class RunCheckpoint:
         settings: plain values that a resumed run must share (data, network, recipe); compared on resume.
         resume: go on from ``latest.pt`` where there is one.
         pretrained: weights to begin with, where there is nothing to resume.
+        record: which images the weights are trained on (`provenance.training_record`), kept beside ``model.pt``.
 
     With more epochs than before, a run goes on: the learning rate is the one that the longer schedule has there.
 
@@ -78,6 +80,7 @@ class RunCheckpoint:
         settings: Mapping[str, Any] | None = None,
         resume: bool = True,
         pretrained: str | Path | None = None,
+        record: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self.state_path = Path(output_dir) / STATE_NAME
         self.model_path = Path(output_dir) / MODEL_NAME
@@ -87,6 +90,7 @@ class RunCheckpoint:
         _check_plain(self.settings)
         self.resume = resume
         self.pretrained = pretrained
+        self.record = record
         self.best: float | None = None
 
     def attach(self, engine: Engine) -> None:
@@ -115,6 +119,8 @@ class RunCheckpoint:
             # The model first: stopped between the two, the resumed run repeats the epoch and writes it again.
             if metric is not None and validated and (self.best is None or metric > self.best):
                 self.best = float(metric)
+                if self.record is not None:  # before the weights, so that they are never without it
+                    write_record(self.model_path, self.record)
                 save_checkpoint(self.model_path, self.model.state_dict())
             save_checkpoint(self.state_path, self._state(trainer))
         idist.barrier()

@@ -289,7 +289,7 @@ print("missing:", workflow.check_properties())
         """What a run on the drawn images leaves in its folder."""
         there = {path.name for path in out.iterdir()}
         if name == "train":
-            assert there == {"model.pt", "latest.pt", "history.csv", "tensorboard"}
+            assert there == {"model.pt", "model.trained_on.json", "latest.pt", "history.csv", "tensorboard"}
             with open(out / "history.csv", newline="") as file:
                 assert len(list(csv.DictReader(file))) == self.small["train"]["epochs"]
         elif name == "evaluate":

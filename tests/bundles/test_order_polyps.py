@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+
+import numpy as np
 import torch
 
+from common.data import Pair, Split, write_prepared_folder
+from common.provenance import read_record
 from common.weights import read_checkpoint
 from tests.bundles.contract import REPOSITORY, BundleContract
 
@@ -19,7 +24,12 @@ class TestOrderPolyps(BundleContract):
     needs = {"recipe_best_second_cycle": {"pretrained": REPOSITORY / bundle / "models" / "model.pt"}}  # noqa: RUF012
 
     def test_every_config_is_tested(self):
-        tested = {*self.aliases, "multi_gpu_train", *(name for names in self.overlays.values() for name in names)}
+        tested = {
+            *self.aliases,
+            "multi_gpu_train",
+            "evaluate_v1",
+            *(name for names in self.overlays.values() for name in names),
+        }
         assert {path.stem for path in self.all_configs()} == tested
 
     def test_the_network_is_the_reported_one(self):
@@ -47,6 +57,39 @@ class TestOrderPolyps(BundleContract):
         given = {"config_file": self.config("evaluate"), "dataset_dir": drawn, "output_dir": tmp_path / "out"}
         ended = warm.bundle("run", cwd=tmp_path, **given, **self.small["evaluate"], **options)
         assert (ended.code, ended.said) == (0, []), ended.err[-3000:]
+
+    def test_the_first_version_is_measured_by_a_window_that_slides_over_images_of_any_size(self, warm, tmp_path):
+        """A window of 64² over images of 64² and 150 × 100: every figure is one of the whole image."""
+        sides = [(64, 64)] * 6 + [(150, 100)] * 2
+        pairs = [
+            Pair(np.full((*side, 3), 90, np.uint8), np.eye(*side) > 0, "drawn", str(n), str(n))
+            for n, side in enumerate(sides)
+        ]
+        names = [pair.name for pair in pairs]
+        data = tmp_path / "data"
+        write_prepared_folder(
+            data,
+            pairs,
+            {"drawn": Split(names[:4], names[5:], names[4:5])},
+            name="drawn",
+            licence="none",
+            progress=False,
+        )
+        given = {
+            "config_file": self.files("evaluate", "evaluate_v1"),
+            "dataset_dir": data,
+            "output_dir": tmp_path / "out",
+        }
+        ended = warm.bundle("run", cwd=tmp_path, image_size=64, **given)
+        assert (ended.code, ended.said) == (0, []), ended.err[-3000:]
+        with open(tmp_path / "out" / "per_image.csv", newline="") as file:
+            found = {(int(row["height"]), int(row["width"])) for row in csv.DictReader(file)}
+        assert found == {(64, 64), (150, 100)}
+
+    def test_the_record_of_the_weights_is_the_pool_of_the_paper(self):
+        """Evaluation warns by it of images that the shipped weights saw; 30 of the 1,668 are there twice."""
+        record = read_record(self.root / "models" / "model.pt")
+        assert {key: len(digests) for key, digests in record.items()} == {"training": 1638, "validation": 185}
 
     def test_metadata_counts_what_the_weights_saw(self):
         """900 + 550 + 379 + 24 is the pool; no image of the test lists is in it."""

@@ -92,6 +92,19 @@ def test_verify_exits_with_one_on_errors(run, tmp_path, save_set):
     assert out.splitlines()[-1] == f"{tmp_path / 'out'}: 1 errors, 0 warnings"
 
 
+@pytest.mark.skipif(os.name == "nt", reason="no such pipes")
+def test_a_reader_that_leaves_is_no_error(tmp_path, save_set, repository, run):
+    """As in `python -m common.data verify DIR | head -1`."""
+    save_set(tmp_path / "i", tmp_path / "m", range(8))
+    run("prepare", "pairs", tmp_path / "i", tmp_path / "m", tmp_path / "out")
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "common.data", "verify", str(tmp_path / "out")]
+    ended = subprocess.run(command, cwd=repository, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (ended.returncode, "Traceback" in ended.stderr, "Broken" in ended.stderr) == (0, False, False)
+
+
 @pytest.mark.parametrize(
     "words", [("verify", "--help"), *(("prepare", one, "--help") for one in ("polyps", "pairs", "phantoms"))]
 )
