@@ -1,4 +1,4 @@
-"""`python -m common.data prepare {polyps,pairs,phantoms} …` and `python -m common.data verify DIR`."""
+"""`python -m common.data prepare {polyps,brisc,kits19,pairs,phantoms} …` and `python -m common.data verify DIR`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import fire
 from ..columns import align
 from ..commands import command
 from ..errors import InputError
+from .brisc import prepare_brisc
 from .folder import KEYS, Prepared
 from .integrity import Report
 from .integrity import verify as verify_folder
@@ -75,6 +76,18 @@ def polyps(
 
 
 @command
+def brisc(folder: str, out: str, *, seed: int = 0) -> None:
+    """Prepare BRISC 2025: prepare brisc FOLDER OUT [--seed N]
+
+    FOLDER is the release, or holds {train,test}/{images,masks,no_tumor}; images without a tumour get an empty mask.
+    OUT is a new folder. Protocols: order (all images, the default), law (those with a tumour); training has no copy
+    of a validation or test image there, and every copy in order_released and law_released. --seed is that of the
+    validation lists; test lists never move.
+    """
+    _after_prepare(out, prepare_brisc(out, folder, seed=seed))
+
+
+@command
 def pairs(
     images: str,
     masks: str,
@@ -131,7 +144,7 @@ def verify(directory: str) -> None:
 
 def main() -> None:
     """Run the command that the arguments name."""
-    commands = {"prepare": {"polyps": polyps, "pairs": pairs, "phantoms": phantoms}, "verify": verify}
+    commands = {"prepare": {"polyps": polyps, "brisc": brisc, "pairs": pairs, "phantoms": phantoms}, "verify": verify}
     try:
         fire.Fire(commands, name="python -m common.data")
     except KeyboardInterrupt:
