@@ -147,6 +147,14 @@ def test_after_the_clamp_a_small_lesion_has_a_sixth_of_the_weight_not_half():
     assert ((held * mask).sum() / held.sum()).item() == pytest.approx(0.1 / 0.6, abs=1e-5)
 
 
+def test_once_delta_is_the_mask_small_lesions_weigh_2_and_background_two_fifths_over_1_minus_r():
+    """What the Dice term drives δ to: below r = 0.3 the weights are then constants of r, and no error moves them."""
+    for pixels in (9, 90, 360, 1044):
+        mask = share(pixels)
+        weights, ratio = weigh(mask, mask).flatten(), pixels / 3600
+        torch.testing.assert_close(weights[[0, -1]], torch.tensor([2.0, 0.4 / (1 - ratio)]))
+
+
 # Where the bounds bind
 
 
@@ -397,5 +405,5 @@ def test_a_wrong_argument_is_named(options, words):
 
 
 def test_every_wrong_argument_is_named_at_once():
-    with pytest.raises(InputError, match="gamma is -1.*w_max is 0"):
+    with pytest.raises(InputError, match=r"gamma is -1.*w_max is 0"):
         LearnableAdaptiveWeighter(gamma=-1, w_max=0)
