@@ -11,10 +11,12 @@ and those that a set adds to all of its items (`Pair.extra`): class and plane (B
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,8 @@ PROTOCOLS = "protocols"
 KEYS = ("training", "validation", "test")
 VALIDATION_FRACTION = 0.1
 ITEM_KEYS = ("image", "label", "source", "group", "sha256")
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 # MONAI's loader turns any text of an item that happens to name something in the folder into a path.
 _RESERVED = {"", ".", "..", "images", "masks", PROTOCOLS, DATALIST}
@@ -192,6 +196,16 @@ def _datalist(head: Mapping[str, Any], protocol: str, split: Split, items: Mappi
     return {**head, **own, "protocol": protocol, "seed": seed, **counts, **lists}
 
 
+@contextmanager
+def _room_for(out: str | Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise InputError(f"{out}: {error.strerror.lower()}; make room or choose another folder") from None
+
+
 def write_prepared_folder(
     out: str | Path,
     pairs: Iterable[Pair],
@@ -227,7 +241,8 @@ def write_prepared_folder(
         The datalists written, by protocol.
 
     Raises:
-        InputError: with every fault of every pair at once; nothing is left behind. Also for an `out` that is in use.
+        InputError: with every fault of every pair at once; nothing is left behind. Also for an `out` that is in use,
+            or has no room.
     """
     total = len(pairs) if total is None and isinstance(pairs, Sized) else total
     head = {
@@ -238,7 +253,7 @@ def write_prepared_folder(
         "labels": dict(labels or {"0": "background", "1": "lesion"}),
         "licence": licence,
     }
-    with replace_folder_when_done(out) as folder:
+    with _room_for(out), replace_folder_when_done(out) as folder:
         (folder / "images").mkdir()
         (folder / "masks").mkdir()
         own: list[str] = []

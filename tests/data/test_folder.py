@@ -101,6 +101,20 @@ def test_a_stop_leaves_nothing(tmp_path, drawn_pairs):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_disk_that_fills_up_is_one_line_and_leaves_nothing(tmp_path, drawn_pairs):
+    """A limit on the size of files stands for the full disk."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300, before[1]))
+    try:
+        with pytest.raises(InputError, match="out: file too large; make room or choose another folder") as caught:
+            write(tmp_path / "out", drawn_pairs(4), {"a": Split([])})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_never_overwrites(tmp_path, drawn_pairs):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("kept")
