@@ -10,17 +10,32 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from common.law.denoiser import MaskConditionedDenoiser
-from common.law.libraries import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from common.law.libraries import AutoencoderKL, UNet2DConditionModel
 from common.law.loading import Parts
-from common.law.presets import SD15, TINY
+from common.law.presets import TINY
 from common.law.text import PromptEmbeddings
 from tests.network_contract import seeded
 
 SIDE = 16  # of pixel-space images
 PROMPT = "A photo of a polyp."
+# Of another class than LAW's, as in the hub's copy.
+HUB_SCHEDULER = {
+    "_class_name": "PNDMScheduler",
+    "_diffusers_version": "0.6.0",
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "num_train_timesteps": 1000,
+    "set_alpha_to_one": False,
+    "skip_prk_steps": True,
+    "steps_offset": 1,
+    "trained_betas": None,
+    "clip_sample": False,
+}
 
 
 def awake(network: nn.Module, seed: int = 0) -> nn.Module:
@@ -130,8 +145,24 @@ def save_stable_diffusion(folder: Path, seed: int = 0) -> Path:
     unet.save_pretrained(folder / "unet")
     autoencoder.save_pretrained(folder / "vae")
     text_encoder.save_pretrained(folder / "text_encoder")
-    DDIMScheduler(**SD15.scheduler).save_pretrained(folder / "scheduler")
+    _older_names(folder)
+    (folder / "scheduler").mkdir()
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(HUB_SCHEDULER))
     return folder
+
+
+def _older_names(folder: Path) -> None:
+    # The hub's files are of 2022: the libraries have since renamed tensors, and give them their new names on reading.
+    text = folder / "text_encoder" / "model.safetensors"
+    names = {f"text_model.{key.removeprefix('text_model.')}": value for key, value in load_file(text).items()}
+    positions = {"text_model.embeddings.position_ids": torch.arange(77)[None]}
+    save_file({**names, **positions}, text, metadata={"format": "pt"})
+
+    image = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(image)
+    for new, old in {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}.items():
+        weights = {key.replace(new, old): value for key, value in weights.items()}
+    save_file(weights, image, metadata={"format": "pt"})
 
 
 @contextmanager

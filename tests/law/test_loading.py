@@ -15,6 +15,7 @@ from common.law.cache import cache_prompts
 from common.law.denoiser import MaskConditionedDenoiser
 from common.law.libraries import ControlNetModel, DDIMScheduler, UNet2DConditionModel
 from common.law.loading import build_tiny, load_denoiser, load_sd15, save_denoiser
+from common.law.presets import SD15
 from common.law.pretrained import FOR_SD15, digest_of_parts, find_sd15
 from common.law.sampling import sample
 from tests.law.small import (
@@ -157,8 +158,16 @@ def test_the_sd_preset_begins_as_the_hub_s_weights(hub: Path) -> None:
     assert_same_weights(MaskConditionedDenoiser(parts.denoiser.unet), MaskConditionedDenoiser(unet))
     assert parts.denoiser.latent_factor == 8
     assert parts.preset.latent_size == 8
-    assert parts.scheduler.config.prediction_type == "epsilon"
     assert load_sd15(hub).preset.image_size == 384
+
+
+def test_the_hub_s_scheduler_becomes_the_preset_s(hub: Path) -> None:
+    found, expected = load_sd15(hub, image_size=SIZE).scheduler, SD15.new_scheduler()
+    assert torch.equal(found.alphas_cumprod, expected.alphas_cumprod)
+    assert {key: found.config[key] for key in SD15.scheduler} == dict(SD15.scheduler)
+    for one in (found, expected):
+        one.set_timesteps(50)
+    assert torch.equal(found.timesteps, expected.timesteps)
 
 
 def test_a_folder_saved_without_its_encoders_takes_them_from_its_base(hub: Path, tmp_path: Path) -> None:
