@@ -117,12 +117,12 @@ TINY = Preset(
         "in_channels": 3,
         "out_channels": 3,
         # Multiples of 16: the convolutions of a CPU take as long for 24 channels as for 32.
-        "block_out_channels": (32, 48, 64, 96),
+        "block_out_channels": (32, 32, 64, 128),
         "layers_per_block": 1,
         "down_block_types": ("DownBlock2D", "DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"),
         "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D", "UpBlock2D"),
         "norm_num_groups": 8,
-        "attention_head_dim": 6,  # the number of heads: diffusers kept an old name
+        "attention_head_dim": 8,  # the number of heads: diffusers kept an old name
         "cross_attention_dim": 32,
     },
 )
