@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -28,18 +29,25 @@ def one_line_errors() -> Iterator[None]:
 
 
 @contextmanager
-def _reader_may_leave() -> Iterator[None]:
-    # `… | head` closes the pipe when it has seen enough: no error of the command, and nothing to show a traceback for.
+def _output_may_fail() -> Iterator[None]:
     try:
         yield
-        sys.stdout.flush()
+        if sys.stdout is not None:  # as where a service closes it
+            sys.stdout.flush()
     except BrokenPipeError:
+        # `… | head` closes the pipe when it has seen enough: nothing to show a traceback for.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is flushed at the end goes there
+        raise SystemExit(128 + 13) from None  # as a shell tells SIGPIPE
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise InputError(f"{error.strerror}{f': {error.filename}' if error.filename else ''}; make room") from None
 
 
 def reports_input_errors(function: Callable[..., Any]) -> Callable[..., Any]:
     """Decorate a command so that its `InputError` is shown as one line (see `one_line_errors`).
 
-    It ends in silence where the reader of its output has left, as ``head`` does.
+    Where the reader of its output has left, as ``head`` does, it ends in silence with exit code 141; a full disk is one
+    line too.
     """
-    return one_line_errors()(_reader_may_leave()(function))
+    return one_line_errors()(_output_may_fail()(function))

@@ -5,6 +5,11 @@ thumbnail) and a 16×16 colour thumbnail. Near-identical means that at most `HAS
 thumbnails differ by at most `COLOUR_DISTANCE` grey levels (root mean square). On the 612 frames of CVC-ClinicDB,
 whose 29 sequences are known, that links 411 pairs of frames within a sequence and none across two. It does not see
 through mirroring, turning or a strong crop.
+
+A third is finer and knows one picture again, whatever its format and size: `recognition_signs`. Of 300 polyp pictures
+enlarged 1.4 or 2 times and saved as JPEG of quality 90, none lost more than 9 of the 256 signs, and all but two at
+most `SAME_DISTANCE`; the 162 published test pictures of Kvasir-SEG and CVC-ClinicDB, many of them frames of a video
+that is also in training, differ from every training picture in 10 or more.
 """
 
 from __future__ import annotations
@@ -26,6 +31,7 @@ from .reading import open_image
 
 HASH_DISTANCE = 10
 COLOUR_DISTANCE = 12.0
+SAME_DISTANCE = 8
 
 _WORKERS = 4
 _BLOCK = 512  # rows of the distance matrix held at a time
@@ -54,12 +60,28 @@ def signature(image: Image.Image) -> Signature:
     """The `Signature` of a decoded image."""
     image = image if image.mode == "RGB" else image.convert("RGB")
     digest = hashlib.blake2b(image.tobytes(), digest_size=16, salt=b"%d" % image.size[0])
-    grey = np.asarray(image.resize((9, 8), Image.Resampling.BOX).convert("L"))
     return Signature(
         digest.digest(),
-        np.packbits(grey[:, 1:] > grey[:, :-1]),
+        _signs(image, 8),
         np.asarray(image.resize((16, 16), Image.Resampling.BOX)).ravel(),
     )
+
+
+def _signs(image: Image.Image, rows: int) -> np.ndarray:
+    grey = np.asarray(image.resize((rows + 1, rows), Image.Resampling.BOX).convert("L"))
+    return np.packbits(grey[:, 1:] > grey[:, :-1])
+
+
+def recognition_signs(image: Image.Image) -> np.ndarray:
+    """`(32,)` uint8: the signs of the 256 horizontal grey differences of a 16×17 thumbnail."""
+    return _signs(image if image.mode == "RGB" else image.convert("RGB"), 16)
+
+
+def recognised(signs: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Which of `signs` `(n, 32)` belong to a picture whose signs are among `known` `(m, 32)`: bool `(n,)`."""
+    if not len(known):
+        return np.zeros(len(signs), bool)
+    return np.array([bool((_BITS[known ^ one].sum(axis=1) <= SAME_DISTANCE).any()) for one in signs], bool)
 
 
 def in_threads(

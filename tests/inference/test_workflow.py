@@ -233,3 +233,18 @@ def test_a_network_or_config_that_cannot_be_right_is_named(tmp_path, infer, netw
 def test_the_real_network_runs_through(tmp_path, infer, many):
     infer(many, tmp_path / "out", OrderNet().eval(), **FLIP_AVERAGE)
     assert len(_rows(tmp_path / "out")) == len(SIZES)
+
+
+def test_a_mask_that_a_person_has_corrected_is_not_replaced(tmp_path, infer, noise):
+    for name in ("a", "b"):
+        noise(40, 30, 0).save(_made(tmp_path / "in" / f"{name}.png"))
+    infer(tmp_path / "in", tmp_path / "out")
+    check_inference_inputs(tmp_path / "in", tmp_path / "out")  # its own results are replaced
+    corrected = tmp_path / "out" / "masks" / "b.png"
+    Image.new("L", (40, 30), 255).save(corrected)
+    before = _files(tmp_path / "out")
+    with pytest.raises(InputError, match=r"masks/b\.png was changed since it was written.*--output_dir"):
+        check_inference_inputs(tmp_path / "in", tmp_path / "out")
+    assert _files(tmp_path / "out") == before
+    corrected.unlink()
+    check_inference_inputs(tmp_path / "in", tmp_path / "out")
