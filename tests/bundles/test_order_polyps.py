@@ -18,10 +18,14 @@ class TestOrderPolyps(BundleContract):
     overlays = {  # noqa: RUF012
         "recipe_best": ("train", "recipe_best"),
         "recipe_best_second_cycle": ("train", "recipe_best", "recipe_best_second_cycle"),
+        "recipe_best_third_cycle": ("train", "recipe_best", "recipe_best_third_cycle"),
         "recipe_v1": ("train", "recipe_v1"),
         "recipe_demo": ("train", "recipe_best", "recipe_demo"),
     }
-    needs = {"recipe_best_second_cycle": {"pretrained": REPOSITORY / bundle / "models" / "model.pt"}}  # noqa: RUF012
+    needs = {  # noqa: RUF012
+        f"recipe_best_{cycle}_cycle": {"pretrained": REPOSITORY / "order_polyps" / "models" / "model.pt"}
+        for cycle in ("second", "third")
+    }
 
     def test_every_config_is_tested(self):
         tested = {
