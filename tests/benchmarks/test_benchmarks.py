@@ -14,7 +14,7 @@ from torch import nn
 from benchmarks import order_complexity, order_memory, order_speed
 from benchmarks.configurations import BACKBONE, CONFIGURATIONS
 from benchmarks.order_memory import LIMIT, median_ratio, seconds_in_turns
-from benchmarks.peak_memory import measure
+from benchmarks.peak_memory import MEBIBYTE, measure
 from benchmarks.reporting import table
 
 REPOSITORY = Path(__file__).parents[2]
