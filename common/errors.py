@@ -10,6 +10,9 @@ from contextlib import contextmanager
 from typing import Any
 
 
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
+
+
 class InputError(ValueError):
     """A wrong file, key, shape or value given by the user; its text names it and says how to mend it."""
 
@@ -28,6 +31,19 @@ def one_line_errors() -> Iterator[None]:
         raise SystemExit(2) from None
 
 
+def disk_error_line(error: BaseException | None) -> str | None:
+    """What to say of an error of the disk (full, over a quota, not to be written to); None for every other error.
+
+    The errors that it was raised in handling of are looked at too: `torch.save` tells a full disk by one of its own.
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
+            place = f": {error.filename}" if error.filename else ""
+            return f"{error.strerror}{place}; make room or choose another folder"
+        error = error.__context__
+    return None
+
+
 @contextmanager
 def _output_may_fail() -> Iterator[None]:
     try:
@@ -39,9 +55,9 @@ def _output_may_fail() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is flushed at the end goes there
         raise SystemExit(128 + 13) from None  # as a shell tells SIGPIPE
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if (line := disk_error_line(error)) is None:
             raise
-        raise InputError(f"{error.strerror}{f': {error.filename}' if error.filename else ''}; make room") from None
+        raise InputError(line) from None
 
 
 def reports_input_errors(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -7,7 +7,6 @@ ends the process with exit code 2.
 from __future__ import annotations
 
 import copy
-import errno
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -22,15 +21,12 @@ from .command_line import command_line_faults, is_bundle_command
 from .data import read_datalist
 from .data.folder import KEYS
 from .data.integrity import check_prepared
-from .errors import InputError, reports_input_errors
+from .errors import InputError, disk_error_line, reports_input_errors
 from .files import check_writable
 from .inference import check_inference_inputs
 from .provenance import read_record, seen_before
 from .settings import setting_faults
 from .weights import fit_weights, read_checkpoint
-
-_OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
-
 
 def report_config_errors() -> None:
     """Show what goes wrong later on as one line too, where this process is ``python -m monai.bundle``.
@@ -57,11 +53,8 @@ def _one_line(error: BaseException) -> str | None:
     # What a user can do about it; None for what is not the user's to mend.
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
         return "out of memory; lower --batch_size or --image_size"
-    seen: BaseException | None = error
-    while seen is not None:  # torch.save tells a full disk by an error of its own, raised while handling this one
-        if isinstance(seen, OSError) and seen.errno in _OF_THE_MACHINE:
-            return f"{seen.strerror}{f': {seen.filename}' if seen.filename else ''}; make room or choose another folder"
-        seen = seen.__context__
+    if line := disk_error_line(error):
+        return line
     place = error.__traceback__
     while place is not None and place.tb_next is not None:
         place = place.tb_next
