@@ -28,6 +28,7 @@ from .provenance import read_record, seen_before
 from .settings import setting_faults
 from .weights import fit_weights, read_checkpoint
 
+
 def report_config_errors() -> None:
     """Show what goes wrong later on as one line too, where this process is ``python -m monai.bundle``.
 
