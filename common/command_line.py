@@ -36,7 +36,8 @@ def is_bundle_command() -> bool:
 
 def command_line_faults(arguments: Sequence[str] | None = None) -> list[str]:
     """A line for each ``--key`` that the config does not have, with the nearest that it has; for each value of
-    another kind than the config's; for what belongs to no key; and for each ``_target_`` that cannot be imported.
+    another kind than the config's; for what belongs to no key; for each ``_target_`` that cannot be imported; and for
+    each that is given and does not take what its section holds.
 
     Args:
         arguments: the command line behind ``python -m monai.bundle``; by default this process's, and nothing if
@@ -67,9 +68,12 @@ def command_line_faults(arguments: Sequence[str] | None = None) -> list[str]:
         config = {**DEFAULT_MLFLOW_SETTINGS["configs"], **config}
     faults = [f"{place!r} belongs to no --key; put quotes around what has blanks in it" for place in places[1:]]
     faults += [fault for key, value in overrides.items() if (fault := _override_fault(config, key, value))]
-    return faults or [
-        f for path, component in _components(_overridden(config, overrides)) if (f := _lost(path, component))
-    ]
+    if faults:
+        return faults
+    components = list(_components(_overridden(config, overrides)))
+    renamed = {key.replace("::", "#").removesuffix("#_target_") for key in overrides if key.endswith("_target_")}
+    lost = [fault for path, component in components if (fault := _lost(path, component))]
+    return lost or [f for path, each in components if path in renamed and (f := _left_over(path, each))]
 
 
 def _parsed(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str, Any]]]:
@@ -189,3 +193,18 @@ def _lost(path: str, component: Mapping[str, Any]) -> str | None:
     if found is not None:
         return None
     return f"{path}: there is no {name} here{why}; mend the name, or install the package that has it"
+
+
+def _left_over(path: str, component: Mapping[str, Any]) -> str | None:
+    # Keys that stood in a section for its former target, and that the one given now does not take.
+    parameters = _parameters(component)
+    if parameters is None or any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values()):
+        return None
+    unknown = [key for key in component if key not in parameters and key not in COMPONENT_KEYS]
+    if not unknown:
+        return None
+    name = component["_target_"]
+    return (
+        f"--{path}#_target_: {name} takes no {', '.join(unknown)}, which stands in that section; give the whole "
+        f"section, as --{path} \"{{'_target_': '{name}'}}\""
+    )

@@ -7,7 +7,6 @@ ends the process with exit code 2.
 from __future__ import annotations
 
 import copy
-import errno
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -22,14 +21,12 @@ from .command_line import command_line_faults, is_bundle_command
 from .data import read_datalist
 from .data.folder import KEYS
 from .data.integrity import check_prepared
-from .errors import InputError, reports_input_errors
+from .errors import InputError, disk_error_line, reports_input_errors
 from .files import check_writable
 from .inference import check_inference_inputs
-from .provenance import seen_before
+from .provenance import read_record, seen_before
 from .settings import setting_faults
 from .weights import fit_weights, read_checkpoint
-
-_OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 
 
 def report_config_errors() -> None:
@@ -57,11 +54,8 @@ def _one_line(error: BaseException) -> str | None:
     # What a user can do about it; None for what is not the user's to mend.
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
         return "out of memory; lower --batch_size or --image_size"
-    seen: BaseException | None = error
-    while seen is not None:  # torch.save tells a full disk by an error of its own, raised while handling this one
-        if isinstance(seen, OSError) and seen.errno in _OF_THE_MACHINE:
-            return f"{seen.strerror}{f': {seen.filename}' if seen.filename else ''}; make room or choose another folder"
-        seen = seen.__context__
+    if line := disk_error_line(error):
+        return line
     place = error.__traceback__
     while place is not None and place.tb_next is not None:
         place = place.tb_next
@@ -104,6 +98,7 @@ def check_training(
     faults = _faults_of_keys(dataset_dir, {**named, **settings})
     if _is_text(pretrained):
         _collect(faults, lambda: check_weights(copy.deepcopy(network), pretrained))
+        _collect(faults, lambda: read_record(pretrained))
     _check_data(faults, dataset_dir, protocol, "validation", "prepare it again with more images")
     _check_output(faults, output_dir)
     _raise(faults)
@@ -121,25 +116,31 @@ def check_evaluation(
 ) -> None:
     """As `check_training`; and that the list is there and the checkpoint fits the network, which it fills.
 
-    Warns, on standard error, of test images that the checkpoint was trained on or chosen by, as far as is recorded.
+    Warns, on standard error, of images in a test or validation list that the checkpoint was trained on or, for a test
+    list, chosen by, as far as is recorded.
     """
     named = {"output_dir": output_dir, "protocol": protocol, "split": split, "checkpoint": checkpoint}
     faults = _faults_of_keys(dataset_dir, {**named, **settings})
     if _is_text(checkpoint):
         _collect(faults, lambda: check_weights(network, checkpoint))
+        _collect(faults, lambda: read_record(checkpoint))
     _check_data(faults, dataset_dir, protocol, split, "choose another --split or --protocol")
     _check_output(faults, output_dir)
     _raise(faults)
-    if split == "test":
-        _warn_of_seen(checkpoint, read_datalist(dataset_dir, protocol or None, split))
+    if split in _NOT_UNSEEN:
+        _warn_of_seen(checkpoint, read_datalist(dataset_dir, protocol or None, split), split)
 
 
-def _warn_of_seen(checkpoint: str, items: Sequence[Mapping[str, Any]]) -> None:
-    what = {"training": "trained on", "validation": "chosen by"}
-    told = [f"was {what[key]} {count}" for key, count in seen_before(checkpoint, items).items() if count]
+# What makes the figures of a list too high, in words.
+_NOT_UNSEEN = {"test": {"training": "trained on", "validation": "chosen by"}, "validation": {"training": "trained on"}}
+
+
+def _warn_of_seen(checkpoint: str, items: Sequence[Mapping[str, Any]], split: str) -> None:
+    seen = seen_before(checkpoint, items)
+    told = [f"was {words} {seen[key]}" for key, words in _NOT_UNSEEN[split].items() if seen.get(key)]
     if told:
         print(
-            f"warning: {checkpoint} {' and '.join(told)} of the {len(items)} images of this test list; "
+            f"warning: {checkpoint} {' and '.join(told)} of the {len(items)} images of this {split} list; "
             "its figures there are not those of unseen images",
             file=sys.stderr,
             flush=True,

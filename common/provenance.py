@@ -1,22 +1,28 @@
 """Which images weights were trained on, kept beside them, so that an evaluation can tell what was no test.
 
-``model.pt`` has ``model.trained_on.json`` beside it: the digests of the training and the validation images, which a
-prepared folder holds for each of its images. No picture can be told from them.
+``model.pt`` has ``model.trained_on.json`` beside it: for each training and validation image 256 signs, by which the
+same picture is known again in another format or size (`data.likeness.recognition_signs`). The picture cannot be told
+from them; but who has the picture can tell whether it was among them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .data import read_datalist
 from .data.folder import load_json
+from .data.likeness import in_threads, recognised, recognition_signs
+from .data.reading import open_image
 from .errors import InputError
 from .files import write_json
 
 SUFFIX = ".trained_on.json"
-DIGITS = 16  # of a SHA-256: two of a million images are alike in them with a chance below 1e-7
+LISTS = ("training", "validation")
 
 
 def record_path(weights: str | Path) -> Path:
@@ -24,13 +30,13 @@ def record_path(weights: str | Path) -> Path:
     return Path(weights).with_suffix(SUFFIX)
 
 
-def image_digests(items: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The digests of a datalist's images, sorted; images without one are passed over."""
-    return sorted({str(item["sha256"])[:DIGITS] for item in items if item.get("sha256")})
+def _signs_of(items: Sequence[Mapping[str, Any]]) -> list[np.ndarray]:
+    paths = [Path(item["image"]) for item in items]
+    return in_threads(lambda path: recognition_signs(open_image(path)), paths, "compare", progress=False)
 
 
 def read_record(weights: str | Path) -> dict[str, list[str]]:
-    """The digests by list; no lists where nothing is recorded.
+    """The signs of the images by list, each 64 hexadecimal digits; no lists where nothing is recorded.
 
     Raises:
         InputError: if there is a record that cannot be read.
@@ -38,11 +44,13 @@ def read_record(weights: str | Path) -> dict[str, list[str]]:
     path = record_path(weights)
     if not path.is_file():
         return {}
-    content = load_json(path)
-    lists = {key: value for key, value in content.items() if key in ("training", "validation")}
-    if not all(isinstance(value, list) for value in lists.values()):
-        raise InputError(f"{path}: not a record of training images; remove it, or copy it again from where it came")
-    return lists
+    record = load_json(path)
+    sound = all(isinstance(record.get(key), list) for key in LISTS) and all(
+        isinstance(one, str) and re.fullmatch("[0-9a-f]{64}", one) for key in LISTS for one in record[key]
+    )
+    if not sound:
+        raise InputError(f"{path}: not a record of training images; copy it again from where it came, or remove it")
+    return {key: record[key] for key in LISTS}
 
 
 def training_record(
@@ -56,13 +64,11 @@ def training_record(
         pretrained: the weights to begin with, or None.
 
     Raises:
-        InputError: if the folder, the protocol, or the record of `pretrained` cannot be read.
+        InputError: if the folder, the protocol, an image or the record of `pretrained` cannot be read.
     """
     before = read_record(pretrained) if pretrained else {}
-    return {
-        key: sorted({*image_digests(read_datalist(dataset_dir, protocol, key)), *before.get(key, [])})
-        for key in ("training", "validation")
-    }
+    own = {key: [s.tobytes().hex() for s in _signs_of(read_datalist(dataset_dir, protocol, key))] for key in LISTS}
+    return {key: sorted({*own[key], *before.get(key, [])}) for key in LISTS}
 
 
 def write_record(weights: str | Path, record: Mapping[str, Sequence[str]]) -> None:
@@ -76,11 +82,11 @@ def seen_before(weights: str | Path, items: Sequence[Mapping[str, Any]]) -> dict
     ``{"training": n, "validation": m}``; empty where nothing is recorded.
 
     Raises:
-        InputError: if the record cannot be read.
+        InputError: if the record or an image cannot be read.
     """
-    digests = [str(item.get("sha256"))[:DIGITS] for item in items]
-    return {key: sum(digest in seen for digest in digests) for key, seen in _sets(read_record(weights)).items()}
-
-
-def _sets(record: Mapping[str, Sequence[str]]) -> dict[str, set[str]]:
-    return {key: set(digests) for key, digests in record.items()}
+    record = read_record(weights)
+    if not record or not items:
+        return {}
+    signs = np.stack(_signs_of(items))
+    known = {key: np.frombuffer(bytes.fromhex("".join(record[key])), np.uint8).reshape(-1, 32) for key in LISTS}
+    return {key: int(recognised(signs, known[key]).sum()) for key in LISTS}

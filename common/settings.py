@@ -52,6 +52,10 @@ RULES: dict[str, Rule] = {
     "threshold": ("a number between 0 and 1", lambda value: _number(value) and 0 < value < 1),
     "split": (f"one of {', '.join(KEYS)}", lambda value: value in KEYS),
     "amp": _YES_OR_NO,
+    "amp_dtype": (
+        'a type of torch, as "$torch.bfloat16" or "$torch.float16"',
+        lambda value: value in (torch.bfloat16, torch.float16),
+    ),
     "overlay": _YES_OR_NO,
     "resume": _YES_OR_NO,
     "device": ("a device of this machine, such as cpu or cuda:0", _device_is_there),

@@ -135,6 +135,13 @@ def test_the_other_commands_of_monai_are_let_be(told):
     assert command_line_faults() == []  # this process is none of them
 
 
+def test_a_target_that_does_not_take_its_section_is_told_with_the_mend(told):
+    (line,) = told("--optimizer#_target_", "torch.optim.LBFGS", "--optimizer#betas", "[0.9,0.9]")
+    assert line.startswith("--optimizer#_target_: torch.optim.LBFGS takes no betas")
+    assert "--optimizer \"{'_target_': 'torch.optim.LBFGS'}\"" in line
+    assert told("--optimizer#_target_", "torch.optim.SGD") == []
+
+
 # ---- values ------------------------------------------------------------------------------------------------
 
 GOOD = {
@@ -150,6 +157,7 @@ GOOD = {
     "threshold": [0.3],
     "split": ["training", "validation", "test"],
     "amp": [True, False],
+    "amp_dtype": [torch.bfloat16, torch.float16],
     "overlay": [True],
     "resume": [False],
     "device": ["cpu", torch.device("cpu")],
@@ -173,6 +181,7 @@ BAD = {
     "threshold": [0, 1, 2, "half"],
     "split": ["tests", None],
     "amp": ["yes", 1, None],
+    "amp_dtype": ["bfloat16", torch.float64, None],
     "overlay": ["no"],
     "resume": [0],
     "device": ["gpu", 7.5],

@@ -11,6 +11,11 @@ test images at hand, long side 288) the best match of a test image has 0.9995 or
 0.98: those are one picture saved twice, these are not. The measure for colour would link 446 of the 660.
 
 Neither sees through mirroring, turning or a strong crop.
+
+A third is finer and knows one picture again, whatever its format and size: `recognition_signs`. Of 300 polyp pictures
+enlarged 1.4 or 2 times and saved as JPEG of quality 90, none lost more than 9 of the 256 signs, and all but two at
+most `SAME_DISTANCE`; the 162 published test pictures of Kvasir-SEG and CVC-ClinicDB, many of them frames of a video
+that is also in training, differ from every training picture in 10 or more.
 """
 
 from __future__ import annotations
@@ -33,6 +38,7 @@ from .reading import open_image
 HASH_DISTANCE = 10
 COLOUR_DISTANCE = 12.0
 CORRELATION = 0.98
+SAME_DISTANCE = 8
 
 _TINT = 8  # grey levels between the channels of a thumbnail: what JPEG may give a picture without colour
 _GREY_SIDE = 64
@@ -73,10 +79,25 @@ def signature(image: Image.Image) -> Signature:
     """The `Signature` of a decoded image."""
     image = image if image.mode == "RGB" else image.convert("RGB")
     digest = hashlib.blake2b(image.tobytes(), digest_size=16, salt=b"%d" % image.size[0])
-    grey = np.asarray(image.resize((9, 8), Image.Resampling.BOX).convert("L"))
     thumbnail = np.asarray(image.resize((16, 16), Image.Resampling.BOX)).ravel()
-    gradient = np.packbits(grey[:, 1:] > grey[:, :-1])
-    return Signature(digest.digest(), gradient, thumbnail, _grey(image, thumbnail))
+    return Signature(digest.digest(), _signs(image, 8), thumbnail, _grey(image, thumbnail))
+
+
+def _signs(image: Image.Image, rows: int) -> np.ndarray:
+    grey = np.asarray(image.resize((rows + 1, rows), Image.Resampling.BOX).convert("L"))
+    return np.packbits(grey[:, 1:] > grey[:, :-1])
+
+
+def recognition_signs(image: Image.Image) -> np.ndarray:
+    """`(32,)` uint8: the signs of the 256 horizontal grey differences of a 16×17 thumbnail."""
+    return _signs(image if image.mode == "RGB" else image.convert("RGB"), 16)
+
+
+def recognised(signs: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Which of `signs` `(n, 32)` belong to a picture whose signs are among `known` `(m, 32)`: bool `(n,)`."""
+    if not len(known):
+        return np.zeros(len(signs), bool)
+    return np.array([bool((_BITS[known ^ one].sum(axis=1) <= SAME_DISTANCE).any()) for one in signs], bool)
 
 
 def in_threads(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import hashlib
 import os
 from collections import defaultdict
 from pathlib import Path
@@ -156,6 +158,7 @@ def _check_output_folder(items: list[dict[str, str]], source: Path, output: Path
         return
     if not any(is_results_table(output / name) for name in (RESULTS, RESULTS_UNFINISHED)):
         raise InputError(f"{output} is not empty and is no earlier result; name a new folder with --output_dir")
+    _check_untouched(output)
     own |= {output / RESULTS, output / RESULTS_UNFINISHED}
     for folder, _, names in os.walk(output):
         for name in sorted(names):
@@ -164,3 +167,17 @@ def _check_output_folder(items: list[dict[str, str]], source: Path, output: Path
                     f"{output} holds {Path(folder, name).relative_to(output)}, which this run would not replace; "
                     "name a new folder with --output_dir"
                 )
+
+
+def _check_untouched(output: Path) -> None:
+    # A mask that is no longer the one that was written is somebody's work.
+    if not (output / RESULTS).is_file():
+        return
+    with (output / RESULTS).open(newline="", errors="surrogateescape") as stream:
+        written = {output / row["mask"]: row["mask_sha256"] for row in csv.DictReader(stream)}
+    for path, digest in written.items():
+        if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+            raise InputError(
+                f"{path} was changed since it was written, and this run would replace it; name a new folder with "
+                "--output_dir, or remove that file to have it written anew"
+            )

@@ -19,6 +19,7 @@ COLUMNS = (
     "confidence",
     "max_probability",
     "mask",
+    "mask_sha256",
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import os
 from pathlib import Path
@@ -35,7 +36,8 @@ class InferenceWriter:
     - ``overlays/<name>.png``: the image, upright, with the mask outlined and lightly filled.
     - ``results.csv``, last of all, in the order of the dataset: image, width, height, lesion_pixels, area_fraction,
       lesions (connected parts, corners touching), confidence (mean probability inside the mask; blank where it is
-      empty), max_probability (the highest in the image: for an empty mask, how near it came), mask.
+      empty), max_probability (the highest in the image: for an empty mask, how near it came), mask, mask_sha256 (of
+      its file: by it a later run into the same folder knows a mask that a person has corrected, and stops).
 
     Every file is written whole or not at all. Until the run has ended, ``results.csv.unfinished`` stands in for the
     table. An earlier run's results of the same images are replaced; call `check_inference_inputs` first.
@@ -107,7 +109,8 @@ class InferenceWriter:
         exif = Image.Exif()
         if orientation != 1:
             exif[ExifTags.Base.Orientation] = orientation
-        write_atomically(self.output_dir / mask_name, _png(Image.fromarray(mask.astype(np.uint8) * 255), exif))
+        content = _png(Image.fromarray(mask.astype(np.uint8) * 255), exif)
+        write_atomically(self.output_dir / mask_name, content)
         self._write_overlay(item["name"], image, mask, exif)
         pixels = int(mask.sum())
         return {
@@ -120,6 +123,7 @@ class InferenceWriter:
             "confidence": f"{probability[mask].mean(dtype=np.float64):.4f}" if pixels else "",
             "max_probability": f"{probability.max():.4f}",
             "mask": mask_name,
+            "mask_sha256": hashlib.sha256(content).hexdigest(),
         }
 
     def _write_overlay(self, name: str, image: Image.Image, mask: np.ndarray, exif: Image.Exif) -> None:

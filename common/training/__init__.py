@@ -8,11 +8,13 @@ from .history import History
 from .losses import StructureLoss
 from .memory import keep_freed_memory
 from .resolution import ResolutionSchedule
+from .statistics import RefreshStatistics
 
 __all__ = [
     "EpochSeededDataset",
     "EpochSeeding",
     "History",
+    "RefreshStatistics",
     "ResolutionSchedule",
     "RunCheckpoint",
     "StopOnNonFiniteLoss",

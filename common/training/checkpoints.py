@@ -6,7 +6,7 @@ import io
 import logging
 import pickle
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from ..errors import InputError, one_line_errors
-from ..provenance import write_record
+from ..provenance import record_path, write_record
 from ..weights import fit_weights, load_weights, read_checkpoint, save_checkpoint, unwrapped
 from .history import History
 
@@ -58,7 +58,8 @@ class RunCheckpoint:
         settings: plain values that a resumed run must share (data, network, recipe); compared on resume.
         resume: go on from ``latest.pt`` where there is one.
         pretrained: weights to begin with, where there is nothing to resume.
-        record: which images the weights are trained on (`provenance.training_record`), kept beside ``model.pt``.
+        record: gives which images the weights are trained on (`provenance.training_record`), to be kept beside
+            ``model.pt``; called once, before the first model is written.
 
     With more epochs than before, a run goes on: the learning rate is the one that the longer schedule has there.
 
@@ -80,7 +81,7 @@ class RunCheckpoint:
         settings: Mapping[str, Any] | None = None,
         resume: bool = True,
         pretrained: str | Path | None = None,
-        record: Mapping[str, Sequence[str]] | None = None,
+        record: Callable[[], Mapping[str, Sequence[str]]] | None = None,
     ) -> None:
         self.state_path = Path(output_dir) / STATE_NAME
         self.model_path = Path(output_dir) / MODEL_NAME
@@ -91,6 +92,7 @@ class RunCheckpoint:
         self.resume = resume
         self.pretrained = pretrained
         self.record = record
+        self._recorded = record is None
         self.best: float | None = None
 
     def attach(self, engine: Engine) -> None:
@@ -119,8 +121,9 @@ class RunCheckpoint:
             # The model first: stopped between the two, the resumed run repeats the epoch and writes it again.
             if metric is not None and validated and (self.best is None or metric > self.best):
                 self.best = float(metric)
-                if self.record is not None:  # before the weights, so that they are never without it
-                    write_record(self.model_path, self.record)
+                if not self._recorded:  # before the weights, so that they are never without it
+                    write_record(self.model_path, self.record())
+                    self._recorded = True
                 save_checkpoint(self.model_path, self.model.state_dict())
             save_checkpoint(self.state_path, self._state(trainer))
         idist.barrier()
@@ -161,6 +164,7 @@ class RunCheckpoint:
         if scaler is not None and state["scaler"]:
             scaler.load_state_dict(state["scaler"])
         self.best = state["best"]
+        self._recorded |= record_path(self.model_path).is_file()  # of the same data, as the settings say
         self.history.rows[:] = state["history"]
         if self.best is not None:
             key = self.evaluator.state.key_metric_name

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,9 +14,10 @@ from torch import nn
 from benchmarks import order_complexity, order_memory, order_speed
 from benchmarks.configurations import BACKBONE, CONFIGURATIONS
 from benchmarks.order_memory import LIMIT, median_ratio, seconds_in_turns
-from benchmarks.peak_memory import MEBIBYTE, ResidentMemory, measure
+from benchmarks.peak_memory import MEBIBYTE, measure
 from benchmarks.reporting import table
 
+REPOSITORY = Path(__file__).parents[2]
 WIDTH = 64  # two heads of 32
 TOKENS = {0: 16**2, 1: 32**2, 2: 64**2, 3: 128**2}  # of each skip at 256²
 
@@ -47,11 +50,22 @@ def test_parameters_are_those_the_paper_prints() -> None:
         assert printed == (f"{parameters / 1000:.0f}K" if printed.endswith("K") else f"{parameters:,}")
 
 
+ALLOCATION = """
+import torch
+from benchmarks.peak_memory import MEBIBYTE, ResidentMemory
+torch.ones(1)
+watch = ResidentMemory()
+tensor = torch.ones(64 * MEBIBYTE // 4)
+del tensor
+print(watch.peak() / MEBIBYTE)
+"""
+
+
 def test_resident_memory_sees_what_was_freed_again() -> None:
-    watch = ResidentMemory()
-    tensor = torch.ones(64 * MEBIBYTE // 4)
-    del tensor
-    assert 63 < watch.peak() / MEBIBYTE < 80
+    """In a process of its own, as where it is used: one that has trained may hold enough memory already."""
+    ended = subprocess.run([sys.executable, "-c", ALLOCATION], capture_output=True, text=True, cwd=REPOSITORY)
+    assert ended.returncode == 0, ended.stderr
+    assert 63 < float(ended.stdout) < 80
 
 
 def test_steps_take_turns() -> None:

@@ -18,10 +18,14 @@ class TestOrderPolyps(BundleContract):
     overlays = {  # noqa: RUF012
         "recipe_best": ("train", "recipe_best"),
         "recipe_best_second_cycle": ("train", "recipe_best", "recipe_best_second_cycle"),
+        "recipe_best_third_cycle": ("train", "recipe_best", "recipe_best_third_cycle"),
         "recipe_v1": ("train", "recipe_v1"),
         "recipe_demo": ("train", "recipe_best", "recipe_demo"),
     }
-    needs = {"recipe_best_second_cycle": {"pretrained": REPOSITORY / bundle / "models" / "model.pt"}}  # noqa: RUF012
+    needs = {  # noqa: RUF012
+        f"recipe_best_{cycle}_cycle": {"pretrained": REPOSITORY / "order_polyps" / "models" / "model.pt"}
+        for cycle in ("second", "third")
+    }
 
     def test_every_config_is_tested(self):
         tested = {
@@ -59,8 +63,8 @@ class TestOrderPolyps(BundleContract):
         assert (ended.code, ended.said) == (0, []), ended.err[-3000:]
 
     def test_the_first_version_is_measured_by_a_window_that_slides_over_images_of_any_size(self, warm, tmp_path):
-        """A window of 64² over images of 64² and 150 × 100: every figure is one of the whole image."""
-        sides = [(64, 64)] * 6 + [(150, 100)] * 2
+        """A window of 64² over larger and smaller images: every figure is one of the image itself, without a border."""
+        sides = [(64, 64)] * 5 + [(150, 100), (40, 48), (40, 200)]
         pairs = [
             Pair(np.full((*side, 3), 90, np.uint8), np.eye(*side) > 0, "drawn", str(n), str(n))
             for n, side in enumerate(sides)
@@ -80,14 +84,14 @@ class TestOrderPolyps(BundleContract):
             "dataset_dir": data,
             "output_dir": tmp_path / "out",
         }
-        ended = warm.bundle("run", cwd=tmp_path, image_size=64, **given)
+        ended = warm.bundle("run", cwd=tmp_path, image_size=64, checkpoint=self.root / "models" / "model.pt", **given)
         assert (ended.code, ended.said) == (0, []), ended.err[-3000:]
         with open(tmp_path / "out" / "per_image.csv", newline="") as file:
             found = {(int(row["height"]), int(row["width"])) for row in csv.DictReader(file)}
-        assert found == {(64, 64), (150, 100)}
+        assert found == {(150, 100), (40, 48), (40, 200)}
 
     def test_the_record_of_the_weights_is_the_pool_of_the_paper(self):
-        """Evaluation warns by it of images that the shipped weights saw; 30 of the 1,668 are there twice."""
+        """Evaluation warns by it of images that the shipped weights saw, of which a few are there twice."""
         record = read_record(self.root / "models" / "model.pt")
         assert {key: len(digests) for key, digests in record.items()} == {"training": 1638, "validation": 185}
 

@@ -98,7 +98,7 @@ def test_verify_exits_with_one_on_errors(run, tmp_path, save_set):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no such pipes")
-def test_a_reader_that_leaves_is_no_error(tmp_path, save_set, repository, run):
+def test_a_reader_that_leaves_ends_it_in_silence_and_not_with_success(tmp_path, save_set, repository, run):
     """As in `python -m common.data verify DIR | head -1`."""
     save_set(tmp_path / "i", tmp_path / "m", range(8))
     run("prepare", "pairs", tmp_path / "i", tmp_path / "m", tmp_path / "out")
@@ -107,7 +107,17 @@ def test_a_reader_that_leaves_is_no_error(tmp_path, save_set, repository, run):
     command = [sys.executable, "-m", "common.data", "verify", str(tmp_path / "out")]
     ended = subprocess.run(command, cwd=repository, stdout=writer, stderr=subprocess.PIPE, text=True)
     os.close(writer)
-    assert (ended.returncode, "Traceback" in ended.stderr, "Broken" in ended.stderr) == (0, False, False)
+    assert (ended.returncode, "Traceback" in ended.stderr, "Broken" in ended.stderr) == (141, False, False)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
+@pytest.mark.parametrize(("out", "code", "said"), [(">&-", 0, ""), (">/dev/full", 2, "error: No space left on device")])
+def test_an_output_that_is_closed_or_full_is_no_traceback(tmp_path, save_set, repository, run, out, code, said):
+    save_set(tmp_path / "i", tmp_path / "m", range(8))
+    run("prepare", "pairs", tmp_path / "i", tmp_path / "m", tmp_path / "out")
+    command = f"exec '{sys.executable}' -m common.data verify '{tmp_path / 'out'}' {out}"
+    ended = subprocess.run(command, shell=True, cwd=repository, stderr=subprocess.PIPE, text=True)
+    assert (ended.returncode, "Traceback" in ended.stderr, said in ended.stderr) == (code, False, True)
 
 
 @pytest.mark.parametrize(

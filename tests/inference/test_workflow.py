@@ -18,7 +18,7 @@ from common.inference import check_inference_inputs
 from common.order import OrderNet
 
 SIZES = [(211, 37), (37, 211), (1, 1), (3000, 20), (1, 400), (640, 480), (300, 1000), (256, 256), (2, 3)]  # (w, h)
-FLIP_AVERAGE = {"inferer#_target_": "common.inference.FlipAverageInferer"}
+ONE_PASS = {"inferer#_target_": "SimpleInferer"}
 
 
 def _mask(path: Path) -> np.ndarray:
@@ -49,7 +49,7 @@ def _bounds(mask: np.ndarray) -> np.ndarray:
     return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
 
 
-@pytest.mark.parametrize("overrides", [{}, FLIP_AVERAGE], ids=["simple", "flips"])
+@pytest.mark.parametrize("overrides", [{}, ONE_PASS], ids=["flips", "one pass"])
 @pytest.mark.parametrize(("width", "height"), [(211, 37), (37, 211), (640, 480), (300, 1000), (256, 256), (90, 40)])
 def test_a_bright_rectangle_comes_back_where_it_was(tmp_path, infer, width, height, overrides):
     box = (width // 8, height // 2, width // 2 + 1, height * 7 // 8)  # in no place that a flip or transpose keeps
@@ -231,5 +231,20 @@ def test_a_network_or_config_that_cannot_be_right_is_named(tmp_path, infer, netw
 
 
 def test_the_real_network_runs_through(tmp_path, infer, many):
-    infer(many, tmp_path / "out", OrderNet().eval(), **FLIP_AVERAGE)
+    infer(many, tmp_path / "out", OrderNet().eval())
     assert len(_rows(tmp_path / "out")) == len(SIZES)
+
+
+def test_a_mask_that_a_person_has_corrected_is_not_replaced(tmp_path, infer, noise):
+    for name in ("a", "b"):
+        noise(40, 30, 0).save(_made(tmp_path / "in" / f"{name}.png"))
+    infer(tmp_path / "in", tmp_path / "out")
+    check_inference_inputs(tmp_path / "in", tmp_path / "out")  # its own results are replaced
+    corrected = tmp_path / "out" / "masks" / "b.png"
+    Image.new("L", (40, 30), 255).save(corrected)
+    before = _files(tmp_path / "out")
+    with pytest.raises(InputError, match=r"masks/b\.png was changed since it was written.*--output_dir"):
+        check_inference_inputs(tmp_path / "in", tmp_path / "out")
+    assert _files(tmp_path / "out") == before
+    corrected.unlink()
+    check_inference_inputs(tmp_path / "in", tmp_path / "out")

@@ -60,7 +60,8 @@ def test_both_end_with_the_same_weights_and_statistics(ranks):
 
 
 def test_the_first_alone_writes(ranks):
-    assert {path.name for path in ranks[0].iterdir()} == {"model.pt", "latest.pt", "history.csv", "tensorboard"}
+    files = {"model.pt", "model.trained_on.json", "latest.pt", "history.csv", "tensorboard"}
+    assert {path.name for path in ranks[0].iterdir()} == files
     assert list(ranks[1].iterdir()) == []
 
 
