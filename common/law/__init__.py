@@ -2,6 +2,14 @@
 
 from .ablations import TABLE_6
 from .alignment import alignment_loss
+from .cache import CachedLatents, cache_latents, cache_prompts
+from .checkpoints import LawCheckpoint
+from .checks import check_law_training
+from .denoising import DenoisingLoss
+from .engine import DenoisingEvaluator, DenoisingTrainer
+from .generate import generate
+from .loading import load_denoiser, save_denoiser
+from .mask_augmentation import augment_mask
 from .masks import has_background, has_lesion, latent_mask
 from .objectives import (
     OBJECTIVES,
@@ -12,23 +20,43 @@ from .objectives import (
     parameter_groups,
     weighted_error,
 )
+from .sampling import sample
+from .stages import begin_stage
+from .validation import MeanError, ValidateAverage, ValidationStrips
 from .weighter import LearnableAdaptiveWeighter, Weighting, ratio_prior, ratio_weights
 
 __all__ = [
     "OBJECTIVES",
     "TABLE_6",
+    "CachedLatents",
+    "DenoisingEvaluator",
+    "DenoisingLoss",
+    "DenoisingTrainer",
+    "LawCheckpoint",
     "LearnableAdaptiveWeighter",
+    "MeanError",
     "Objective",
     "ObjectiveResult",
+    "ValidateAverage",
+    "ValidationStrips",
     "Weighting",
     "alignment_loss",
+    "augment_mask",
+    "begin_stage",
     "build_objective",
+    "cache_latents",
+    "cache_prompts",
+    "check_law_training",
     "error_map",
+    "generate",
     "has_background",
     "has_lesion",
     "latent_mask",
+    "load_denoiser",
     "parameter_groups",
     "ratio_prior",
     "ratio_weights",
+    "sample",
+    "save_denoiser",
     "weighted_error",
 ]

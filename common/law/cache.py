@@ -38,24 +38,33 @@ _WORKERS = 4
 
 
 class CachedLatents(Dataset):
-    """What a denoiser trains on: item i is ``{"latents", "mask", "index"}``.
+    """What a denoiser trains on: item i is ``{"latents", "mask", "index"}``, and "pictures" where a teacher sees them.
 
     Attributes:
         latents: ``(N, C, h, w)`` float32, scaled as the denoiser takes them.
         masks: ``(N, 1, H, W)`` uint8 in {0, 1}, at the size of the image; items have them as float32.
         items: of the datalist, in the same order.
+        pictures: ``(N, 3, H, W)`` uint8; items have them as float32 in [−1, 1]. Or None.
     """
 
-    def __init__(self, latents: Tensor, masks: Tensor, items: Sequence[Mapping[str, Any]]) -> None:
+    def __init__(
+        self,
+        latents: Tensor,
+        masks: Tensor,
+        items: Sequence[Mapping[str, Any]],
+        pictures: Tensor | None = None,
+    ) -> None:
         self.latents = latents
         self.masks = masks
         self.items = list(items)
+        self.pictures = pictures
 
     def __len__(self) -> int:
         return len(self.items)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return {"latents": self.latents[index], "mask": self.masks[index].float(), "index": index}
+        item = {"latents": self.latents[index], "mask": self.masks[index].float(), "index": index}
+        return item if self.pictures is None else item | {"pictures": self.pictures[index].float() / 127.5 - 1}
 
 
 def cache_latents(
@@ -65,6 +74,7 @@ def cache_latents(
     *,
     batch_size: int = 8,
     device: torch.device | str = "cpu",
+    pictures: bool = False,
     progress: bool = True,
 ) -> CachedLatents:
     """The latents and masks of a datalist, from the cache or into it.
@@ -78,6 +88,7 @@ def cache_latents(
         folder: of the cache; is created.
         batch_size: of encoding.
         device: that the autoencoder runs on, in float32.
+        pictures: keep the resized images too, which a teacher sees; in pixel space the latents are they.
         progress: show a bar.
 
     Raises:
@@ -90,15 +101,16 @@ def cache_latents(
         recipe=RECIPE,
         size=parts.preset.image_size,
         codec=parts.codec_digest(),
+        pictures=(pictures := pictures and parts.preset.latent_factor > 1),
         files=_digests([path for item in items for path in (item["image"], item["label"])], progress),
     )
     path = Path(folder) / f"latents-{key[:24]}.safetensors"
     content = _read(path, key)
     if content is None:
         check_writable(folder)
-        content = _encode(items, parts, batch_size, device, progress)
+        content = _encode(items, parts, batch_size, device, pictures, progress)
         _write(path, content, key)
-    return CachedLatents(content["latents"], content["masks"], items)
+    return CachedLatents(content["latents"], content["masks"], items, content.get("pictures"))
 
 
 def cache_prompts(
@@ -172,17 +184,26 @@ def _pair(item: Mapping[str, Any], size: int) -> tuple[Tensor, Tensor]:
 
 
 def _encode(
-    items: Sequence[Mapping[str, Any]], parts: Parts, batch_size: int, device: torch.device | str, progress: bool
+    items: Sequence[Mapping[str, Any]],
+    parts: Parts,
+    batch_size: int,
+    device: torch.device | str,
+    pictures: bool,
+    progress: bool,
 ) -> dict[str, Tensor]:
     preset = parts.preset
     codec = parts.open_codec(device)
     latents = torch.empty(len(items), preset.latent_channels, preset.latent_size, preset.latent_size)
     masks = torch.empty(len(items), 1, preset.image_size, preset.image_size, dtype=torch.uint8)
+    kept = torch.empty(len(items) if pictures else 0, 3, preset.image_size, preset.image_size, dtype=torch.uint8)
     for start, pairs in _batches(items, preset.image_size, batch_size, progress):
         stop = start + len(pairs)
-        latents[start:stop] = codec.encode(torch.stack([picture for picture, _ in pairs]).to(device)).cpu()
+        batch = torch.stack([picture for picture, _ in pairs])
+        latents[start:stop] = codec.encode(batch.to(device)).cpu()
         masks[start:stop] = torch.stack([mask for _, mask in pairs])
-    return {"latents": latents, "masks": masks}
+        if pictures:
+            kept[start:stop] = ((batch + 1) * 127.5).round().to(torch.uint8)
+    return {"latents": latents, "masks": masks, **({"pictures": kept} if pictures else {})}
 
 
 def _batches(

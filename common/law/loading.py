@@ -5,7 +5,7 @@ A saved folder is in diffusers' own layout::
     unet/ controlnet/ scheduler/      always (controlnet/ not of a prior)
     vae/ text_encoder/ tokenizer/     in latent space, copied from where they came
     model_index.json                  with those: diffusers' StableDiffusionControlNetPipeline reads the folder
-    law.json                          preset, image size and prompt
+    law.json                          preset, image size, prompt and objective
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ class Parts:
         encoders: the folder with vae/, text_encoder/ and tokenizer/; None in pixel space. They are read when asked
             for and belong to who asked, so that training on cached latents never holds them.
         prompt: that the denoiser was trained with; "" before.
+        objective: the name of what it was trained with; "" where that is not known.
     """
 
     preset: Preset
@@ -54,6 +55,7 @@ class Parts:
     scheduler: DDIMScheduler
     encoders: Path | None = None
     prompt: str = ""
+    objective: str = ""
 
     def open_codec(self, device: torch.device | str = "cpu") -> Codec:
         """The autoencoder, read from its folder; or the pixels as they are."""
@@ -148,8 +150,7 @@ def save_denoiser(
             if parts.denoiser.controlnet is not None:
                 _save_network(parts.denoiser.controlnet, temporary / "controlnet", dtype)
             parts.scheduler.save_config(temporary / "scheduler")
-            settings = {"preset": parts.preset.name, "image_size": parts.preset.image_size, "prompt": parts.prompt}
-            write_json(temporary / SETTINGS, settings)
+            write_json(temporary / SETTINGS, _settings(parts))
             if encoders and parts.encoders is not None:
                 _copy_encoders(parts.encoders, temporary)
                 write_json(temporary / "model_index.json", _model_index(parts))
@@ -180,6 +181,7 @@ def load_denoiser(folder: str | Path, base: str | Path | None = None) -> Parts:
         controlnet = pretrained.read_part(ControlNetModel, folder, "controlnet", low_cpu_mem_usage=False)
     denoiser = MaskConditionedDenoiser(_read_unet(folder), controlnet)
     parts = Parts(preset, denoiser, _read_scheduler(folder), prompt=settings["prompt"])
+    parts.objective = str(settings.get("objective", ""))
     if preset.text == "clip":
         parts.encoders = Path(base) if base else folder
         if missing := pretrained.missing_files(parts.encoders, pretrained.ENCODERS):
@@ -188,6 +190,11 @@ def load_denoiser(folder: str | Path, base: str | Path | None = None) -> Parts:
             )
         _check_encoders(parts)
     return parts
+
+
+def _settings(parts: Parts) -> dict[str, Any]:
+    settings = {"preset": parts.preset.name, "image_size": parts.preset.image_size, "prompt": parts.prompt}
+    return settings | ({"objective": parts.objective} if parts.objective else {})
 
 
 def _read_settings(folder: Path) -> dict[str, Any]:

@@ -10,7 +10,8 @@ anything that `latent_mask` takes. Every objective is computed in float32 or wid
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -60,9 +61,11 @@ class Objective(nn.Module):
 
     needs_teacher: whether a call must give the teacher's prediction; others pass it over.
     weighter: what `parameter_groups` gives an optimiser group of its own, or None.
+    settings: the name and options that `build_objective` made it of.
     """
 
     needs_teacher = False
+    settings: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, weighter: LearnableAdaptiveWeighter | None = None) -> None:
         super().__init__()
@@ -230,7 +233,9 @@ def build_objective(name: str, *, in_channels: int = 4, seed: int = 0, **options
     if of_weighter:
         settings = {key: value for key, value in options.items() if key in of_weighter}
         arguments["weighter"] = LearnableAdaptiveWeighter(in_channels=in_channels, seed=seed, **settings)
-    return kind(**arguments)
+    objective = kind(**arguments)
+    objective.settings = {"name": name, **options}
+    return objective
 
 
 def parameter_groups(

@@ -8,6 +8,7 @@ from .history import History
 from .losses import StructureLoss
 from .memory import keep_freed_memory
 from .resolution import ResolutionSchedule
+from .sampling import StepSampler
 from .statistics import RefreshStatistics
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "RefreshStatistics",
     "ResolutionSchedule",
     "RunCheckpoint",
+    "StepSampler",
     "StopOnNonFiniteLoss",
     "StructureLoss",
     "TensorBoardOverlays",

@@ -124,7 +124,7 @@ class RunCheckpoint:
                 if not self._recorded:  # before the weights, so that they are never without it
                     write_record(self.model_path, self.record())
                     self._recorded = True
-                save_checkpoint(self.model_path, self.model.state_dict())
+                self.write_model()
             save_checkpoint(self.state_path, self._state(trainer))
         idist.barrier()
 
@@ -137,26 +137,52 @@ class RunCheckpoint:
             "iteration": trainer.state.iteration,
             "best": self.best,
             "history": self.history.rows,
-            "network": unwrapped(self.network).state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "lr_scheduler": self.lr_scheduler.state_dict() if self.lr_scheduler else None,
-            "ema": self.ema.ema_model.state_dict() if self.ema else None,
+            **self.learned(),
             "scaler": scaler.state_dict() if scaler else None,
         }
+
+    # What a training of other networks saves in its own way.
+
+    def write_model(self) -> None:
+        """Write the weights that are kept."""
+        save_checkpoint(self.model_path, self.model.state_dict())
+
+    def learned(self) -> dict[str, Any]:
+        """What was learned so far, as ``{"network": …, "ema": … or None}``."""
+        ema = self.ema.ema_model.state_dict() if self.ema else None
+        return {"network": unwrapped(self.network).state_dict(), "ema": ema}
+
+    def load_learned(self, state: Mapping[str, Any]) -> None:
+        """Take `learned` back.
+
+        Raises:
+            InputError: if it is another network's.
+        """
+        fit_weights(self.network, state["network"], str(self.state_path))
+        if self.ema is not None:
+            fit_weights(self.ema.ema_model, state["ema"], str(self.state_path))
+
+    def begin(self) -> None:
+        """Where there is nothing to resume, begin with `pretrained`.
+
+        Raises:
+            InputError: if it does not fit.
+        """
+        if self.pretrained:
+            load_weights(self.network, self.pretrained)
+            self.model.load_state_dict(unwrapped(self.network).state_dict())
 
     def restore(self, trainer: Engine) -> None:
         """Set everything back to where ``latest.pt`` stands, if there is one; else begin with `pretrained`."""
         if not self.resume or not self.state_path.is_file():
-            if self.pretrained:
-                with one_line_errors():
-                    load_weights(self.network, self.pretrained)
-                self.model.load_state_dict(unwrapped(self.network).state_dict())
+            with one_line_errors():
+                self.begin()
             return
         with one_line_errors():
             state = self._checked_state(trainer)
-            fit_weights(self.network, state["network"], str(self.state_path))
-            if self.ema is not None:
-                fit_weights(self.ema.ema_model, state["ema"], str(self.state_path))
+            self.load_learned(state)
         self.optimizer.load_state_dict(state["optimizer"])
         if self.lr_scheduler is not None:
             self._restore_schedule(state["lr_scheduler"])

@@ -1,0 +1,99 @@
+"""What a LAW bundle checks before any work starts, so that a wrong input is one clear line and not a traceback."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from ..errors import reports_input_errors
+from ..files import check_writable
+from ..guard import check_data, check_output, collect, faults_of_keys, is_text, raise_faults
+from ..settings import RULES, TEXT, YES_OR_NO, Rule, at_least, number, whole
+from .denoiser import TRAINABLE
+from .objectives import OBJECTIVES
+from .presets import PRESETS
+
+_ABOVE_0: Rule = ("a number above 0", lambda value: number(value) and value > 0)
+_NOT_NEGATIVE: Rule = ("a number, 0 or more", lambda value: number(value) and value >= 0)
+
+
+def _one_of(names: Any) -> Rule:
+    return f"one of {', '.join(names)}", lambda value: value in tuple(names)
+
+
+def _path_or_null(what: str) -> Rule:
+    return f"{what}, or null", lambda value: value is None or is_text(value)
+
+
+LAW_RULES: dict[str, Rule] = {
+    **RULES,
+    "image_size": ("a number of pixels that divides by 8, or null", lambda value: value is None or _size(value)),
+    "cache_dir": TEXT,
+    "prompt": TEXT,
+    "objective": _one_of(OBJECTIVES),
+    "preset": _one_of(PRESETS),
+    "trainable": _one_of(TRAINABLE),
+    "weights": _path_or_null("a model folder, or that of Stable Diffusion 1.5"),
+    "base": _path_or_null("the folder of Stable Diffusion 1.5"),
+    "keep_control": YES_OR_NO,
+    "gradient_checkpointing": YES_OR_NO,
+    "prompt_dropout": ("a number from 0 to 1", lambda value: number(value) and 0 <= value <= 1),
+    "steps": at_least(1),
+    "steps_per_epoch": at_least(1),
+    "accumulation_steps": at_least(1),
+    "weighter_lr": _NOT_NEGATIVE,
+    "max_grad_norm": ("a number above 0, or null", lambda value: value is None or _ABOVE_0[1](value)),
+    "strip_images": at_least(0),
+    "strip_steps": at_least(1),
+    "guidance": ("a number", number),
+    "eta": _NOT_NEGATIVE,
+    "images_per_mask": at_least(0),
+    "augmented_per_mask": at_least(0),
+}
+
+
+def _size(value: Any) -> bool:
+    return whole(value, 8) and value % 8 == 0
+
+
+@reports_input_errors
+def check_law_training(
+    dataset_dir: str | None,
+    protocol: str | None,
+    output_dir: str,
+    cache_dir: str,
+    weights: str | None,
+    base: str | None,
+    **settings: Any,
+) -> None:
+    """All that can be known to be wrong before a denoiser's training: keys, values, data, folders.
+
+    The weights are read only after this; what is wrong with them is a line of its own then.
+
+    Args:
+        dataset_dir: a prepared folder.
+        protocol: one that it holds; None or "" for its default.
+        output_dir, cache_dir: folders that can be written to.
+        weights, base: as of `begin_stage`.
+        settings: whatever else has a rule in `LAW_RULES`.
+    """
+    named = {"output_dir": output_dir, "protocol": protocol, "cache_dir": cache_dir, "weights": weights, "base": base}
+    faults = faults_of_keys(dataset_dir, {**named, **settings}, rules=LAW_RULES)
+    if not faults:
+        faults += _steps_faults(settings["steps"], settings["steps_per_epoch"])
+    check_data(faults, dataset_dir, protocol, "validation", "prepare it again with more images")
+    if is_text(cache_dir) and not faults:
+        collect(faults, lambda: check_writable(Path(cache_dir)))
+    check_output(faults, output_dir)
+    raise_faults(faults)
+
+
+def _steps_faults(steps: int, steps_per_epoch: int) -> list[str]:
+    if steps % steps_per_epoch == 0:
+        return []
+    nearest = max(1, math.ceil(steps / steps_per_epoch)) * steps_per_epoch
+    return [
+        f"--steps {steps} is no multiple of --steps_per_epoch {steps_per_epoch}, after which it validates and saves; "
+        f"give --steps {nearest}, or another --steps_per_epoch"
+    ]
