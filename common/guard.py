@@ -169,6 +169,13 @@ def is_text(value: Any) -> bool:
     return isinstance(value, str) and value != ""
 
 
+_WANTED = {
+    "prepared folder": "a prepared folder; python -m common.data prepare writes one",
+    "images": "an image or a folder of images",
+    "masks": "a prepared folder, or a folder of masks",
+}
+
+
 def faults_of_keys(
     dataset_dir: Any,
     settings: dict[str, Any],
@@ -180,11 +187,7 @@ def faults_of_keys(
     if dataset_dir is not None:
         settings["dataset_dir"] = dataset_dir
     elif not faults:  # else it may be the misspelt key that was meant
-        faults.append(
-            "give --dataset_dir, an image or a folder of images"
-            if wanted == "images"
-            else "give --dataset_dir, a prepared folder; python -m common.data prepare writes one"
-        )
+        faults.append(f"give --dataset_dir, {_WANTED[wanted]}")
     return faults + setting_faults(settings, rules)
 
 

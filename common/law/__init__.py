@@ -4,10 +4,10 @@ from .ablations import TABLE_6
 from .alignment import alignment_loss
 from .cache import CachedLatents, cache_latents, cache_prompts
 from .checkpoints import LawCheckpoint
-from .checks import check_law_training
+from .checks import check_law_training, check_painting
 from .denoising import DenoisingLoss
 from .engine import DenoisingEvaluator, DenoisingTrainer
-from .generate import generate
+from .generate import Painting, generate, masks_and_seeds
 from .loading import load_denoiser, save_denoiser
 from .mask_augmentation import augment_mask
 from .masks import has_background, has_lesion, latent_mask
@@ -20,6 +20,7 @@ from .objectives import (
     parameter_groups,
     weighted_error,
 )
+from .painter import MaskPainter
 from .sampling import sample
 from .stages import begin_stage
 from .validation import MeanError, ValidateAverage, ValidationStrips
@@ -34,9 +35,11 @@ __all__ = [
     "DenoisingTrainer",
     "LawCheckpoint",
     "LearnableAdaptiveWeighter",
+    "MaskPainter",
     "MeanError",
     "Objective",
     "ObjectiveResult",
+    "Painting",
     "ValidateAverage",
     "ValidationStrips",
     "Weighting",
@@ -47,12 +50,14 @@ __all__ = [
     "cache_latents",
     "cache_prompts",
     "check_law_training",
+    "check_painting",
     "error_map",
     "generate",
     "has_background",
     "has_lesion",
     "latent_mask",
     "load_denoiser",
+    "masks_and_seeds",
     "parameter_groups",
     "ratio_prior",
     "ratio_weights",

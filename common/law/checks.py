@@ -46,6 +46,7 @@ LAW_RULES: dict[str, Rule] = {
     "max_grad_norm": ("a number above 0, or null", lambda value: value is None or _ABOVE_0[1](value)),
     "strip_images": at_least(0),
     "strip_steps": at_least(1),
+    "keep_empty": YES_OR_NO,
     "guidance": ("a number", number),
     "eta": _NOT_NEGATIVE,
     "images_per_mask": at_least(0),
@@ -87,6 +88,20 @@ def check_law_training(
         collect(faults, lambda: check_writable(Path(cache_dir)))
     check_output(faults, output_dir)
     raise_faults(faults)
+
+
+@reports_input_errors
+def check_painting(dataset_dir: str | None, output_dir: str, checkpoint: str, **settings: Any) -> None:
+    """The keys and values of a painting. Masks, model and output are checked by `Painting`, before it paints.
+
+    Args:
+        dataset_dir: a prepared folder, or one with masks.
+        output_dir: to paint into.
+        checkpoint: a model folder.
+        settings: whatever else has a rule in `LAW_RULES`.
+    """
+    named = {"output_dir": output_dir, "checkpoint": checkpoint}
+    raise_faults(faults_of_keys(dataset_dir, {**named, **settings}, "masks", LAW_RULES))
 
 
 def _steps_faults(steps: int, steps_per_epoch: int) -> list[str]:

@@ -17,25 +17,24 @@ from typing import Any
 
 import numpy as np
 import torch
+from ignite.engine import Engine, Events
+from monai.data import DataLoader
+from monai.engines import SupervisedEvaluator
+from monai.utils import CommonKeys
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from ..data.folder import DATALIST, KEYS, Pair, Prepared, Split, load_json, write_prepared_folder
 from ..data.progress import bar
-from ..data.reading import encode_png
 from ..errors import InputError
-from ..files import check_writable, write_atomically, write_json
-from .loading import SETTINGS, Parts, load_denoiser
+from ..files import write_json
+from .loading import Parts, load_denoiser
 from .mask_augmentation import augment_mask
 from .mask_sources import SourceMask, find_masks, licence_of
+from .painter import MaskPainter
+from .painting_state import RECORD, PaintingState
 from .pretrained import digest_of_parts
-from .sampling import sample
-from .text import PromptEmbeddings
-
-RECORD = "generation.json"  # in the output: all that its images depend on
-
-_FINISHED = "finished"  # in the folder beside it, on its way out
-_DIGITS = 32  # of the digest in the name of a painted image
 
 
 @dataclass(frozen=True)
@@ -81,35 +80,32 @@ def model_digest(folder: str | Path, base: str | Path | None = None) -> str:
     return hashlib.sha256(both.encode()).hexdigest()
 
 
-def generate(
-    model: str | Path,
-    masks: str | Path,
-    out: str | Path,
-    *,
-    base: str | Path | None = None,
-    protocol: str | None = None,
-    key: str = "training",
-    images_per_mask: int = 1,
-    augmented_per_mask: int = 0,
-    keep_empty: bool = False,
-    into: str = "training",
-    image_size: int | None = None,
-    steps: int = 50,
-    guidance: float = 10.0,
-    eta: float = 0.0,
-    batch_size: int = 8,
-    seed: int = 0,
-    prompt: str | None = None,
-    objective: str | None = None,
-    name: str = "law",
-    licence: str | None = None,
-    device: torch.device | str = "cpu",
-    progress: bool = True,
-) -> Prepared:
-    """Paint a prepared folder of pairs, whole or not at all; called again after it was stopped, it goes on.
+class MasksToPaint(Dataset):
+    """The items that are still missing: ``{"mask": (1, H, W) float32, "seed": int, "stem": str}``."""
 
-    An item of its lists has further keys: source_mask (the file's name), augmented (0 or 1), seed, model
-    (`model_digest`), objective (if known), guidance and steps. Its group is that of the real image.
+    def __init__(self, items: Sequence[PaintedItem], size: int) -> None:
+        self.items, self.size = list(items), size
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        item = self.items[index]
+        lesion = torch.from_numpy(item.lesion(self.size).copy())[None].float()
+        return {"mask": lesion, "seed": item.seed, "stem": item.stem}
+
+
+def masks_and_seeds(
+    batch: Mapping[str, Any], device: torch.device | str, non_blocking: bool = False, **_: Any
+) -> tuple[Tensor, None, tuple, dict[str, Any]]:
+    """What an evaluator gives `MaskPainter` of a batch of `MasksToPaint`: MONAI's ``prepare_batch``."""
+    return batch["mask"].to(device, non_blocking=non_blocking), None, (), {"seeds": batch["seed"].tolist()}
+
+
+class Painting:
+    """A prepared folder of painted pairs in the making: what is missing, who paints it, and where it goes.
+
+    As an Ignite handler it keeps each image that an evaluator has painted. `finish` then writes the folder.
 
     Args:
         model: a folder of `save_denoiser`, with a control network.
@@ -132,45 +128,134 @@ def generate(
         device: that paints. Images of different devices differ by rounding.
         progress: show bars.
 
+    Attributes:
+        painter: a `MaskPainter`.
+        dataset: `MasksToPaint`, what is missing.
+
     Raises:
         InputError: before anything is painted, for wrong masks, options or models, and for an `out` that holds
             something else, or beside which a run of other settings was begun.
     """
-    _check_options(images_per_mask, augmented_per_mask, into, key, steps, batch_size, seed, name)
-    device = _device(device)
-    out = Path(out)
-    parts = _load(model, base, image_size, prompt)
-    size = parts.preset.image_size
-    found = find_masks(masks, size, protocol=protocol, key=key, source=name, progress=progress)
-    kept = found if keep_empty else [mask for mask in found if not mask.empty]
-    notes = [f"{len(found) - len(kept)} of {len(found)} masks left out: no lesion at {size}×{size}"]
-    if all(mask.empty for mask in kept):
-        raise InputError(f"{masks}: none of its {len(found)} masks has a lesion at {size}×{size}; give others")
-    items = list(_items(kept, images_per_mask, augmented_per_mask, seed))
-    settings = {
-        "model": model_digest(model, base),
-        "objective": objective or load_json(Path(model) / SETTINGS).get("objective"),
-        "prompt": parts.prompt,
-        "image_size": size,
-        "steps": steps,
-        "guidance": float(guidance),
-        "eta": float(eta),
-        "batch_size": batch_size,
-        "device": device.type,
-        "seed": seed,
-        "images_per_mask": images_per_mask,
-        "augmented_per_mask": augmented_per_mask,
-        "masks": _digest_of([(mask.name, mask.group, mask.digest) for mask in kept]),
-        "into": into,
-        "name": name,
-        "licence": licence or licence_of(masks) or "not stated",
-    }
-    state = _State(out, settings)
-    if not state.is_done():
-        state.begin()
-        _paint_missing(parts, items, state, settings, device, progress)
-        _finish(out, items, state, settings, progress)
-    return Prepared(_written(out), notes if len(kept) < len(found) else [])
+
+    def __init__(
+        self,
+        model: str | Path,
+        masks: str | Path,
+        out: str | Path,
+        *,
+        base: str | Path | None = None,
+        protocol: str | None = None,
+        key: str = "training",
+        images_per_mask: int = 1,
+        augmented_per_mask: int = 0,
+        keep_empty: bool = False,
+        into: str = "training",
+        image_size: int | None = None,
+        steps: int = 50,
+        guidance: float = 10.0,
+        eta: float = 0.0,
+        batch_size: int = 8,
+        seed: int = 0,
+        prompt: str | None = None,
+        objective: str | None = None,
+        name: str = "law",
+        licence: str | None = None,
+        device: torch.device | str = "cpu",
+        progress: bool = True,
+    ) -> None:
+        _check_options(images_per_mask, augmented_per_mask, into, key, steps, batch_size, seed, name)
+        self.device, self.out, self.progress = _device(device), Path(out), progress
+        parts = _load(model, base, image_size, prompt)
+        size = parts.preset.image_size
+        found = find_masks(masks, size, protocol=protocol, key=key, source=name, progress=progress)
+        kept = found if keep_empty else [mask for mask in found if not mask.empty]
+        left_out = len(found) - len(kept)
+        self.notes = [f"{left_out} of {len(found)} masks left out: no lesion at {size}×{size}"] if left_out else []
+        if all(mask.empty for mask in kept):
+            raise InputError(f"{masks}: none of its {len(found)} masks has a lesion at {size}×{size}; give others")
+        self.items = list(_items(kept, images_per_mask, augmented_per_mask, seed))
+        self.settings = {
+            "model": model_digest(model, base),
+            "objective": objective or parts.objective or None,
+            "prompt": parts.prompt,
+            "image_size": size,
+            "steps": steps,
+            "guidance": float(guidance),
+            "eta": float(eta),
+            "batch_size": batch_size,
+            "device": self.device.type,
+            "seed": seed,
+            "images_per_mask": images_per_mask,
+            "augmented_per_mask": augmented_per_mask,
+            "masks": _digest_of([(mask.name, mask.group, mask.digest) for mask in kept]),
+            "into": into,
+            "name": name,
+            "licence": licence or licence_of(masks) or "not stated",
+        }
+        self.painter = MaskPainter(parts, steps, guidance, eta, batch_size).to(self.device)
+        self.state = PaintingState(self.out, self.settings)
+        self.is_done = self.state.is_done()
+        there: Mapping[str, Path] = {}
+        if not self.is_done:
+            self.state.begin()
+            there = self.state.painted()
+        missing = [] if self.is_done else [item for item in self.items if item.stem not in there]
+        self.dataset = MasksToPaint(missing, size)
+        self._bar: Any = None
+
+    def attach(self, engine: Engine) -> None:
+        """Register on the evaluator."""
+        engine.add_event_handler(Events.STARTED, self._begin)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._keep)
+        engine.add_event_handler(Events.COMPLETED, self._end)
+
+    def _begin(self, engine: Engine) -> None:
+        steps = engine.state.epoch_length * self.painter.steps
+        self._bar = bar((), "paint", "step", steps, self.progress)
+        self.painter.progress = lambda done, total: self._bar.update(1)
+        self._tell(0)
+
+    def _keep(self, engine: Engine) -> None:
+        for stem, image in zip(engine.state.batch["stem"], engine.state.output[CommonKeys.PRED], strict=True):
+            self.state.keep(stem, image)
+        self._tell(min(engine.state.iteration * self.painter.batch_size, len(self.dataset)))
+
+    def _tell(self, done: int) -> None:
+        done += len(self.items) - len(self.dataset)
+        self._bar.set_postfix_str(f"{done} of {len(self.items)} images", refresh=False)
+
+    def _end(self, engine: Engine) -> None:
+        self._bar.close()
+
+    def finish(self) -> Prepared:
+        """Write the prepared folder of all images, whole or not at all; nothing where it is there.
+
+        Raises:
+            InputError: if an image is missing, or the disk does not take them.
+        """
+        if not self.is_done:
+            _finish(self.out, self.items, self.state, self.settings, self.progress)
+        return Prepared(_written(self.out), self.notes)
+
+
+def generate(model: str | Path, masks: str | Path, out: str | Path, **options: Any) -> Prepared:
+    """Paint a prepared folder of pairs, whole or not at all; called again after it was stopped, it goes on.
+
+    An item of its lists has further keys: source_mask (the file's name), augmented (0 or 1), seed, model
+    (`model_digest`), objective (if known), guidance and steps. Its group is that of the real image. Arguments and
+    errors are those of `Painting`.
+    """
+    painting = Painting(model, masks, out, **options)
+    if len(painting.dataset):
+        SupervisedEvaluator(
+            painting.device,
+            DataLoader(painting.dataset, batch_size=painting.painter.batch_size),
+            painting.painter,
+            prepare_batch=masks_and_seeds,
+            val_handlers=[painting],
+            decollate=False,
+        ).run()
+    return painting.finish()
 
 
 def _check_options(
@@ -230,107 +315,6 @@ def _digest_of(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()
 
 
-class _State:
-    # The folder beside the output: the settings of the run, and an image a file, `<stem>.<digest of its bytes>.png`.
-    # A file gets that name when it is whole, so what a killed process or a bad disk left behind does not fit its name.
-
-    def __init__(self, out: Path, settings: Mapping[str, Any]) -> None:
-        self.out = out
-        self.settings = dict(settings)
-        whole = Path(os.path.abspath(out))
-        self.folder = whole.with_name(f".{whole.name}.painting")
-
-    def is_done(self) -> bool:
-        if not self.out.exists() or (self.out.is_dir() and not any(self.out.iterdir())):
-            return False
-        if not (self.out / RECORD).is_file() or not (self.out / DATALIST).is_file():
-            raise InputError(f"{self.out} exists already and is not empty; name a new folder, or remove it first")
-        if other := self._differences(load_json(self.out / RECORD)):
-            raise InputError(f"{self.out} was painted with other settings ({other}); name a new folder")
-        shutil.rmtree(self.folder, ignore_errors=True)  # of a process killed at its last breath
-        return True
-
-    def begin(self) -> None:
-        record = self.folder / RECORD
-        check_writable(self.out.parent)
-        if any(self.folder.glob("*.png")):
-            other = self._differences(load_json(record)) if record.is_file() else "it does not say which"
-            if other:
-                raise InputError(
-                    f"{self.out} was begun with other settings ({other}); finish it with those, or remove {self.folder}"
-                )
-        check_writable(self.folder)
-        write_json(record, self.settings)
-        for left in [self.folder / _FINISHED, *self.folder.glob(".*.part")]:
-            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
-
-    def _differences(self, theirs: Mapping[str, Any]) -> str:
-        keys = [key for key in {**self.settings, **theirs} if self.settings.get(key) != theirs.get(key)]
-        return ", ".join(
-            f"{key}: {theirs.get(key)}, now {self.settings.get(key)}" if key not in ("model", "masks") else f"its {key}"
-            for key in keys
-        )
-
-    def painted(self) -> dict[str, Path]:
-        """The images that are there, by stem; those that are not what they were are removed."""
-        there = {}
-        for path in self.folder.glob("*.png"):
-            stem, digest = path.stem.rsplit(".", 1)
-            if hashlib.sha256(path.read_bytes()).hexdigest()[:_DIGITS] == digest:
-                there[stem] = path
-            else:
-                path.unlink()
-        return there
-
-    def keep(self, stem: str, image: Tensor) -> None:
-        pixels = (image * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
-        content = encode_png(pixels)
-        digest = hashlib.sha256(content).hexdigest()[:_DIGITS]
-        try:
-            write_atomically(self.folder / f"{stem}.{digest}.png", content)
-        except OSError as error:
-            raise InputError(f"{self.folder}: {error.strerror}; make room, then give the same call to go on") from None
-
-
-def _paint_missing(
-    parts: Parts,
-    items: Sequence[PaintedItem],
-    state: _State,
-    settings: Mapping[str, Any],
-    device: torch.device | str,
-    progress: bool,
-) -> None:
-    there = state.painted()
-    missing = [item for item in items if item.stem not in there]
-    if not missing:
-        return
-    given, dropped = parts.open_text(device).encode([parts.prompt, ""]).float().cpu().split(1)
-    parts.denoiser.to(device).eval()
-    codec = parts.open_codec(device)
-    batch, steps, size = settings["batch_size"], settings["steps"], parts.preset.image_size
-    starts = range(0, len(missing), batch)
-    with bar((), "paint", "step", len(starts) * steps, progress) as steps_bar:
-        for start in starts:
-            steps_bar.set_postfix_str(f"{len(items) - len(missing) + start} of {len(items)} images", refresh=False)
-            chosen = missing[start : start + batch]
-            lesions = torch.from_numpy(np.stack([item.lesion(size) for item in chosen]))
-            images = sample(
-                parts.denoiser,
-                lesions[:, None].float(),
-                [item.seed for item in chosen],
-                prompts=PromptEmbeddings(given, dropped),
-                scheduler=parts.scheduler,
-                codec=codec,
-                steps=steps,
-                guidance=settings["guidance"],
-                eta=settings["eta"],
-                batch_size=batch,
-                progress=lambda done, total: steps_bar.update(1),
-            )
-            for item, image in zip(chosen, images, strict=True):
-                state.keep(item.stem, image)
-
-
 def _pairs(items: Sequence[PaintedItem], painted: Mapping[str, Path], settings: Mapping[str, Any]) -> Iterator[Pair]:
     common = {key: settings[key] for key in ("model", "objective", "guidance", "steps") if settings[key] is not None}
     for item in items:
@@ -350,7 +334,7 @@ def _pairs(items: Sequence[PaintedItem], painted: Mapping[str, Path], settings: 
 
 
 def _finish(
-    out: Path, items: Sequence[PaintedItem], state: _State, settings: Mapping[str, Any], progress: bool
+    out: Path, items: Sequence[PaintedItem], state: PaintingState, settings: Mapping[str, Any], progress: bool
 ) -> None:
     names = [f"{settings['name']}_{item.stem}" for item in items]
     lists = {key: names if key == settings["into"] else [] for key in KEYS}
@@ -358,7 +342,7 @@ def _finish(
     painted = state.painted()
     if lost := [item.stem for item in items if item.stem not in painted]:
         raise InputError(f"{state.folder}: {len(lost)} images are not what was written; give the same call to mend it")
-    finished = state.folder / _FINISHED
+    finished = state.finished
     write_prepared_folder(
         finished,
         _pairs(items, painted, settings),

@@ -15,13 +15,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import common.law.generate
+import common.law.painter
 from common.data.folder import Pair, Split, read_datalist, write_prepared_folder
 from common.data.integrity import verify
 from common.errors import InputError
-from common.law.generate import RECORD, generate, model_digest, seed_of
+from common.law.generate import generate, model_digest, seed_of
 from common.law.loading import save_denoiser
 from common.law.mask_augmentation import augment_mask
+from common.law.painting_state import RECORD
 from tests.law.small import PROMPT, SIDE, no_file_larger_than, pixel_parts, save_stable_diffusion
 
 QUICK = {"steps": 2, "batch_size": 2, "progress": False}
@@ -79,7 +80,7 @@ def state_of(out: Path) -> Path:
 def stop_after(monkeypatch: pytest.MonkeyPatch, batches: int) -> None:
     """Raise what Ctrl-C raises, before the batch after these."""
     painted = 0
-    real_sample = common.law.generate.sample
+    real_sample = common.law.painter.sample
 
     def sample(*arguments, **options):
         nonlocal painted
@@ -88,7 +89,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, batches: int) -> None:
             raise KeyboardInterrupt
         return real_sample(*arguments, **options)
 
-    monkeypatch.setattr(common.law.generate, "sample", sample)
+    monkeypatch.setattr(common.law.painter, "sample", sample)
 
 
 def stopped(monkeypatch: pytest.MonkeyPatch, *arguments, **options) -> None:
@@ -432,13 +433,13 @@ def test_a_prior_is_told(files: Path, tmp_path: Path) -> None:
 def test_a_mask_that_changes_meanwhile_is_told(
     model: Path, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real_sample = common.law.generate.sample
+    real_sample = common.law.painter.sample
 
     def sample(*arguments, **options):
         shutil.copyfile(files / "x1.png", files / "x4.png")
         return real_sample(*arguments, **options)
 
-    monkeypatch.setattr(common.law.generate, "sample", sample)
+    monkeypatch.setattr(common.law.painter, "sample", sample)
     with pytest.raises(InputError, match=r"x4.png: has changed"):
         generate(model, files, tmp_path / "out", **QUICK)
     assert not (tmp_path / "out").exists()
