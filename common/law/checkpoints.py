@@ -33,6 +33,8 @@ class LawCheckpoint(RunCheckpoint):
         network: a `DenoisingLoss`, wrapped or not.
         ema: diffusers' ``EMAModel`` over the denoiser's trainable parameters, or None.
         dtype: of the model's weights on disk.
+        encoders: in latent space, copy autoencoder and text encoder into the model's folder, so that it is whole and
+            diffusers' own pipeline reads it; else painting asks for the folder that has them.
         output_dir, optimizer, evaluator, history, lr_scheduler, settings, resume, record: as of `RunCheckpoint`.
     """
 
@@ -51,12 +53,13 @@ class LawCheckpoint(RunCheckpoint):
         resume: bool = True,
         record: Callable[[], Mapping[str, Sequence[str]]] | None = None,
         dtype: torch.dtype = torch.float32,
+        encoders: bool = False,
     ) -> None:
         super().__init__(
             output_dir, network, optimizer, evaluator, history, lr_scheduler, ema, settings, resume, record=record
         )
         self.model_path = Path(output_dir) / MODEL_FOLDER
-        self.parts, self.dtype = parts, dtype
+        self.parts, self.dtype, self.encoders = parts, dtype, encoders
 
     @property
     def model(self) -> nn.Module:
@@ -64,7 +67,7 @@ class LawCheckpoint(RunCheckpoint):
 
     def write_model(self) -> None:
         with averaged_weights(self.parts.denoiser.trainable_parameters(), self.ema):
-            save_denoiser(self.model_path, self.parts, dtype=self.dtype, encoders=False, overwrite=True)
+            save_denoiser(self.model_path, self.parts, dtype=self.dtype, encoders=self.encoders, overwrite=True)
 
     def learned(self) -> dict[str, Any]:
         ema = None if self.ema is None else self.ema.state_dict()

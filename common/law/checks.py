@@ -46,6 +46,7 @@ LAW_RULES: dict[str, Rule] = {
     "max_grad_norm": ("a number above 0, or null", lambda value: value is None or _ABOVE_0[1](value)),
     "strip_images": at_least(0),
     "strip_steps": at_least(1),
+    "save_encoders": YES_OR_NO,
     "keep_empty": YES_OR_NO,
     "guidance": ("a number", number),
     "eta": _NOT_NEGATIVE,
