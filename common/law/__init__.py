@@ -4,7 +4,7 @@ from .ablations import TABLE_6
 from .alignment import alignment_loss
 from .cache import CachedLatents, cache_latents, cache_prompts
 from .checkpoints import LawCheckpoint
-from .checks import check_law_training, check_painting
+from .checks import check_law_training, check_painting, check_recovery
 from .denoising import DenoisingLoss
 from .engine import DenoisingEvaluator, DenoisingTrainer
 from .generate import Painting, generate, masks_and_seeds
@@ -51,6 +51,7 @@ __all__ = [
     "cache_prompts",
     "check_law_training",
     "check_painting",
+    "check_recovery",
     "error_map",
     "generate",
     "has_background",

@@ -6,9 +6,11 @@ import math
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from ..errors import reports_input_errors
 from ..files import check_writable
-from ..guard import check_data, check_output, collect, faults_of_keys, is_text, raise_faults
+from ..guard import check_data, check_output, check_weights, collect, faults_of_keys, is_text, raise_faults
 from ..settings import RULES, TEXT, YES_OR_NO, Rule, at_least, number, whole
 from .denoiser import TRAINABLE
 from .objectives import OBJECTIVES
@@ -46,6 +48,8 @@ LAW_RULES: dict[str, Rule] = {
     "max_grad_norm": ("a number above 0, or null", lambda value: value is None or _ABOVE_0[1](value)),
     "strip_images": at_least(0),
     "strip_steps": at_least(1),
+    "segmenter": TEXT,
+    "segmenter_size": RULES["image_size"],
     "save_encoders": YES_OR_NO,
     "keep_empty": YES_OR_NO,
     "guidance": ("a number", number),
@@ -103,6 +107,38 @@ def check_painting(dataset_dir: str | None, output_dir: str, checkpoint: str, **
     """
     named = {"output_dir": output_dir, "checkpoint": checkpoint}
     raise_faults(faults_of_keys(dataset_dir, {**named, **settings}, "masks", LAW_RULES))
+
+
+@reports_input_errors
+def check_recovery(
+    dataset_dir: str | None,
+    protocol: str | None,
+    split: str,
+    output_dir: str,
+    checkpoint: str,
+    segmenter: str,
+    network: nn.Module,
+    **settings: Any,
+) -> None:
+    """What can be known to be wrong before masks are painted from and looked for again.
+
+    Args:
+        dataset_dir: a prepared folder.
+        protocol: one that it holds; None or "" for its default.
+        split: the list whose masks are taken.
+        output_dir: a folder that can be written to.
+        checkpoint: a model folder.
+        segmenter: weights that fit `network`, which they fill.
+        network: that looks for the lesion.
+        settings: whatever else has a rule in `LAW_RULES`.
+    """
+    named = {"output_dir": output_dir, "protocol": protocol, "split": split, "checkpoint": checkpoint}
+    faults = faults_of_keys(dataset_dir, {**named, "segmenter": segmenter, **settings}, rules=LAW_RULES)
+    if is_text(segmenter):
+        collect(faults, lambda: check_weights(network, segmenter))
+    check_data(faults, dataset_dir, protocol, split, "choose another --split or --protocol")
+    check_output(faults, output_dir)
+    raise_faults(faults)
 
 
 def _steps_faults(steps: int, steps_per_epoch: int) -> list[str]:
