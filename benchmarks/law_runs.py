@@ -1,0 +1,155 @@
+"""One row of a table about LAW: train, paint, look for the lesions again, by the bundle's commands; resumable."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from common.errors import InputError
+from common.files import write_atomically, write_json
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+DIVERGED = "loss is not finite"  # what StopOnNonFiniteLoss says
+RISE = 1.1  # of the validation error over its lowest, from which on a training counts as unstable
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a row for one seed.
+
+    Attributes:
+        dice, iou: of mask recovery, means over sources, shares; None where the training diverged.
+        history: the rows of ``history.csv``.
+        diverged: whether the loss ceased to be finite.
+    """
+
+    dice: float | None
+    iou: float | None
+    history: list[dict[str, float]]
+    diverged: bool
+
+    @property
+    def stable(self) -> bool:
+        """The rule: the loss stays finite, and the validation error ends at most 1.1 times its lowest."""
+        errors = [row["val_error"] for row in self.history if "val_error" in row]
+        return not self.diverged and bool(errors) and errors[-1] <= RISE * min(errors)
+
+
+def parser(module: str, description: str | None) -> argparse.ArgumentParser:
+    """The options that tables of rows share."""
+    options = argparse.ArgumentParser(
+        prog=f"python -m {module}", description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    options.add_argument("--dataset_dir", required=True, help="a prepared folder")
+    options.add_argument("--out", required=True, metavar="FOLDER", help="a folder a run; given again, it goes on there")
+    options.add_argument("--bundle", default="law_polyps")
+    options.add_argument("--overlays", nargs="*", default=[], help="such as sd15: the bundle's configs over train.yaml")
+    options.add_argument("--weights", help="the image prior, a model folder; the bundle's own if not given")
+    options.add_argument("--protocol", help="of the folder; its default if not given")
+    options.add_argument("--steps", type=int, default=1000, help="of each training")
+    options.add_argument("--steps_per_epoch", type=int, default=100)
+    options.add_argument("--batch_size", type=int, help="of training; the bundle's own if not given")
+    options.add_argument("--sampling_steps", type=int, default=50, help="of DDIM")
+    options.add_argument("--split", default="test", help="whose masks are painted from")
+    return options
+
+
+def run_row(name: str, overlay: Mapping[str, Any], seed: int, settings: argparse.Namespace) -> Outcome:
+    """Train and measure a row, or go on where an earlier call was stopped.
+
+    Args:
+        name: of the row, and its folder's with the seed.
+        overlay: what sets the row apart: config keys and values.
+        seed: of draws, order and first weights; painting has the same seeds in all rows.
+        settings: of `parser`.
+
+    Raises:
+        InputError: if a command fails for another reason than a loss that is not finite.
+    """
+    folder = Path(settings.out).resolve() / f"{name}_{seed}"
+    training = _training(folder, overlay, seed, settings)
+    measuring = _measuring(folder, settings)
+    done = folder / "outcome.json"
+    if done.is_file():
+        content = json.loads(done.read_text())
+        if content["commands"] != [training, measuring]:
+            raise InputError(f"{folder} was begun with other settings; name another --out")
+        return Outcome(**content["outcome"])
+    print(f"{name}, seed {seed}: {shlex.join(training)}", flush=True)
+    diverged = not _succeeds(training, folder / "training.log")
+    dice = iou = None
+    if not diverged:
+        _succeeds(measuring, folder / "evaluation.log")
+        means = json.loads((folder / "evaluation" / "summary.json").read_text())["mean_over_sources"]
+        dice, iou = means["dice"]["mean"], means["iou"]["mean"]
+    outcome = Outcome(dice, iou, read_history(folder / "run" / "history.csv"), diverged)
+    write_json(done, {"commands": [training, measuring], "outcome": vars(outcome)})
+    return outcome
+
+
+def read_history(path: Path) -> list[dict[str, float]]:
+    """The rows of a history, without what was not measured in an epoch; none where there is no file."""
+    if not path.is_file():
+        return []
+    with path.open(newline="") as stream:
+        return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(stream)]
+
+
+def spread(values: Sequence[float | None]) -> str:
+    """Mean ± standard deviation (n − 1) of shares, in percent; "–" where one is missing."""
+    if not values or any(value is None for value in values):
+        return "–"
+    mean = sum(values) / len(values)
+    if len(values) == 1:
+        return f"{100 * mean:.1f}"
+    deviation = (sum((value - mean) ** 2 for value in values) / (len(values) - 1)) ** 0.5
+    return f"{100 * mean:.1f} ± {100 * deviation:.1f}"
+
+
+def _training(folder: Path, overlay: Mapping[str, Any], seed: int, settings: argparse.Namespace) -> list[str]:
+    row = folder / "row.yaml"
+    write_atomically(row, yaml.safe_dump(dict(overlay), sort_keys=False).encode())
+    configs = REPOSITORY / settings.bundle / "configs"
+    files = [str(configs / f"{name}.yaml") for name in ("train", *settings.overlays)] + [str(row)]
+    options = {"seed": seed, "steps": settings.steps, "steps_per_epoch": settings.steps_per_epoch}
+    options |= {key: getattr(settings, key) for key in ("weights", "protocol", "batch_size") if getattr(settings, key)}
+    options |= {"dataset_dir": str(Path(settings.dataset_dir).resolve()), "output_dir": str(folder / "run")}
+    options |= {"cache_dir": str(folder.parent / "cache"), "strip_images": 4}
+    return _bundle("training", str(files), options)
+
+
+def _measuring(folder: Path, settings: argparse.Namespace) -> list[str]:
+    options = {"dataset_dir": str(Path(settings.dataset_dir).resolve()), "split": settings.split}
+    options |= {"protocol": settings.protocol} if settings.protocol else {}
+    options |= {"checkpoint": str(folder / "run" / "model"), "output_dir": str(folder / "evaluation")}
+    options |= {"steps": settings.sampling_steps}
+    return _bundle("evaluate", str(REPOSITORY / settings.bundle / "configs" / "evaluate.yaml"), options)
+
+
+def _bundle(run: str, files: str, options: Mapping[str, Any]) -> list[str]:
+    command = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", run, "--config_file", files]
+    return command + [part for key, value in options.items() for part in (f"--{key}", str(value))]
+
+
+def _succeeds(command: Sequence[str], log: Path) -> bool:
+    # False where the loss ceased to be finite; every other failure ends the table.
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as stream:
+        code = subprocess.run(command, cwd=REPOSITORY, stdout=stream, stderr=subprocess.STDOUT, check=False).returncode
+    if code == 0:
+        return True
+    said = log.read_text(errors="replace")
+    if DIVERGED in said:
+        return False
+    lines = [line for line in said.splitlines() if line.startswith("error: ")] or said.splitlines()[-1:]
+    raise InputError(f"{shlex.join(command)} failed: {lines[-1] if lines else 'it said nothing'}; see {log}")
