@@ -19,7 +19,7 @@ from common.errors import InputError
 from common.files import write_atomically, write_json
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-DIVERGED = "loss is not finite"  # what StopOnNonFiniteLoss says
+DIVERGED = "error: the loss is "  # what StopOnNonFiniteLoss says
 RISE = 1.1  # of the validation error over its lowest, from which on a training counts as unstable
 
 

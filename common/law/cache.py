@@ -38,7 +38,7 @@ _WORKERS = 4
 
 
 class CachedLatents(Dataset):
-    """What a denoiser trains on: item i is ``{"latents", "mask", "index"}``, and "pictures" where a teacher sees them.
+    """What a denoiser trains on: item i is ``{"latents", "mask", "index", "name"}``, and "pictures" for a teacher.
 
     Attributes:
         latents: ``(N, C, h, w)`` float32, scaled as the denoiser takes them.
@@ -64,6 +64,7 @@ class CachedLatents(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         item = {"latents": self.latents[index], "mask": self.masks[index].float(), "index": index}
+        item["name"] = Path(self.items[index]["image"]).name  # to tell which batch went wrong
         return item if self.pictures is None else item | {"pictures": self.pictures[index].float() / 127.5 - 1}
 
 

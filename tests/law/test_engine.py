@@ -32,7 +32,7 @@ from common.law import (
 )
 from common.law.denoising import draw, learned_state
 from common.law.validation import averaged_weights
-from common.training import History, StepSampler
+from common.training import History, StepSampler, StopOnNonFiniteLoss
 from tests.law.drawn import normal
 from tests.law.small import PROMPT, SIDE, masks, pixel_parts, prompts
 
@@ -43,7 +43,8 @@ PARAMETERS = pytest.mark.parametrize("objective", ["uniform", "law", "law_v1"])
 def _data(count: int = COUNT) -> CachedLatents:
     lesions = masks(count).to(torch.uint8)
     lesions[-1] = 0  # an image without a lesion
-    return CachedLatents(normal(count, 3, SIDE, SIDE).clamp(-1, 1), lesions, [{}] * count)
+    items = [{"image": f"images/{number}.png"} for number in range(count)]
+    return CachedLatents(normal(count, 3, SIDE, SIDE).clamp(-1, 1), lesions, items)
 
 
 def _alike(some: Sequence[torch.Tensor], others: Sequence[torch.Tensor]) -> bool:
@@ -244,3 +245,14 @@ def test_a_strip_shows_mask_sample_overlay_and_delta(tmp_path, objective, rows):
     again = ValidationStrips(tmp_path, run.network, _data(), run.parts.open_codec, count=2, steps=2)
     assert np.array_equal(again.draw(torch.device("cpu")), again.draw(torch.device("cpu")))
     assert any((tmp_path / "tensorboard").iterdir())
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_its_images(tmp_path, capsys):
+    run = Run(tmp_path, epochs=1)
+    StopOnNonFiniteLoss().attach(run.trainer)
+    run.trainer.data_loader.dataset.latents[:] = float("nan")
+    with pytest.raises(SystemExit) as ended:
+        run.trainer.run()
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and "error: the loss is nan at epoch 1, iteration 1" in said and ".png, " in said
+    assert not (tmp_path / "latest.pt").exists()
