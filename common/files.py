@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -66,6 +67,13 @@ def write_with(path: str | Path, writer: Callable[[BinaryIO], Any]) -> None:
         Path(temporary).unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+def remove_unfinished(folder: str | Path, names: Sequence[str]) -> None:
+    """Remove what killed processes have left of writing the files or folders `names`. Nobody may be writing them."""
+    for name in names:
+        for left in Path(folder).glob(f".{glob.escape(name)}.*.part"):
+            shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
 
 
 def write_atomically(path: str | Path, content: bytes) -> None:

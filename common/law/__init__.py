@@ -5,8 +5,8 @@ from .alignment import alignment_loss
 from .cache import CachedLatents, cache_latents, cache_prompts
 from .checkpoints import LawCheckpoint
 from .checks import check_law_training, check_painting, check_recovery
-from .denoising import DenoisingLoss
-from .engine import DenoisingEvaluator, DenoisingTrainer
+from .denoising import DenoisingLoss, frozen_digest
+from .engine import DenoisingEvaluator, DenoisingTrainer, computes_bfloat16
 from .generate import Painting, generate, masks_and_seeds
 from .loading import load_denoiser, save_denoiser
 from .mask_augmentation import augment_mask
@@ -52,7 +52,9 @@ __all__ = [
     "check_law_training",
     "check_painting",
     "check_recovery",
+    "computes_bfloat16",
     "error_map",
+    "frozen_digest",
     "generate",
     "has_background",
     "has_lesion",

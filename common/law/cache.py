@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import numpy as np
 import safetensors
 import safetensors.torch
@@ -96,6 +97,7 @@ def cache_latents(
         InputError: for an image or mask that cannot be read, two that differ in size, or a folder that cannot be
             written.
     """
+    progress = progress and idist.get_rank() == 0
     if not items:
         raise InputError("there are no images to train on; give a datalist that is not empty")
     key = _key(
@@ -106,11 +108,12 @@ def cache_latents(
         files=_digests([path for item in items for path in (item["image"], item["label"])], progress),
     )
     path = Path(folder) / f"latents-{key[:24]}.safetensors"
-    content = _read(path, key)
-    if content is None:
-        check_writable(folder)
-        content = _encode(items, parts, batch_size, device, pictures, progress)
-        _write(path, content, key)
+    with idist.one_rank_first(local=True):  # the others of a machine then find it done
+        content = _read(path, key)
+        if content is None:
+            check_writable(folder)
+            content = _encode(items, parts, batch_size, device, pictures, progress)
+            _write(path, content, key)
     return CachedLatents(content["latents"], content["masks"], items, content.get("pictures"))
 
 
@@ -134,12 +137,13 @@ def cache_prompts(
         raise InputError(f"prompt: {prompt!r} says nothing; give a text such as 'A photo of a polyp.'")
     key = _key(prompt=prompt, text=parts.text_digest())
     path = Path(folder) / f"prompt-{key[:24]}.safetensors"
-    content = _read(path, key)
-    if content is None:
-        check_writable(folder)
-        given, dropped = parts.open_text(device).encode([prompt, ""]).float().cpu().split(1)
-        content = {"given": given.contiguous(), "dropped": dropped.contiguous()}
-        _write(path, content, key)
+    with idist.one_rank_first(local=True):
+        content = _read(path, key)
+        if content is None:
+            check_writable(folder)
+            given, dropped = parts.open_text(device).encode([prompt, ""]).float().cpu().split(1)
+            content = {"given": given.contiguous(), "dropped": dropped.contiguous()}
+            _write(path, content, key)
     return PromptEmbeddings(content["given"], content["dropped"])
 
 

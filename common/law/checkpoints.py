@@ -76,7 +76,7 @@ class LawCheckpoint(RunCheckpoint):
     def load_learned(self, state: Mapping[str, Any]) -> None:
         load_learned_state(unwrapped(self.network), state["network"], str(self.state_path))
         if self.ema is not None:
-            self.ema.load_state_dict(state["ema"])
+            self.ema.load_state_dict(state["ema"])  # its decay too, which the settings of the run hold fast
             self.ema.to(next(unwrapped(self.network).parameters()).device)
 
     def begin(self) -> None:

@@ -16,8 +16,11 @@ from .denoiser import TRAINABLE
 from .objectives import OBJECTIVES
 from .presets import PRESETS
 
-_ABOVE_0: Rule = ("a number above 0", lambda value: number(value) and value > 0)
 _NOT_NEGATIVE: Rule = ("a number, 0 or more", lambda value: number(value) and value >= 0)
+_SAMPLING_STEPS: Rule = (
+    "a whole number from 1 to 1000, the steps of training's noise",
+    lambda value: whole(value, 1) and value <= 1000,
+)
 
 
 def _one_of(names: Any) -> Rule:
@@ -25,12 +28,15 @@ def _one_of(names: Any) -> Rule:
 
 
 def _path_or_null(what: str) -> Rule:
-    return f"{what}, or null", lambda value: value is None or is_text(value)
+    return f"{what}, or null in a config file", lambda value: value is None or is_text(value)
 
 
 LAW_RULES: dict[str, Rule] = {
     **RULES,
-    "image_size": ("a number of pixels that divides by 8, or null", lambda value: value is None or _size(value)),
+    "image_size": (
+        "a number of pixels that divides by 8, or null in a config file",
+        lambda value: value is None or _size(value),
+    ),
     "cache_dir": TEXT,
     "prompt": TEXT,
     "objective": _one_of(OBJECTIVES),
@@ -45,22 +51,29 @@ LAW_RULES: dict[str, Rule] = {
     "steps_per_epoch": at_least(1),
     "accumulation_steps": at_least(1),
     "weighter_lr": _NOT_NEGATIVE,
-    "max_grad_norm": ("a number above 0, or null", lambda value: value is None or _ABOVE_0[1](value)),
+    "max_grad_norm": _NOT_NEGATIVE,
     "strip_images": at_least(0),
-    "strip_steps": at_least(1),
+    "strip_steps": _SAMPLING_STEPS,
+    "strip_guidance": ("a number", number),
     "segmenter": TEXT,
     "segmenter_size": RULES["image_size"],
     "save_encoders": YES_OR_NO,
     "keep_empty": YES_OR_NO,
     "guidance": ("a number", number),
-    "eta": _NOT_NEGATIVE,
+    "eta": ("a number from 0 to 1", lambda value: number(value) and 0 <= value <= 1),
+    "key": RULES["split"],
+    "into": RULES["split"],
+    "name": TEXT,
     "images_per_mask": at_least(0),
     "augmented_per_mask": at_least(0),
 }
 
 
+PAINTING_RULES: dict[str, Rule] = {**LAW_RULES, "steps": _SAMPLING_STEPS}
+
+
 def _size(value: Any) -> bool:
-    return whole(value, 8) and value % 8 == 0
+    return value is None or (whole(value, 8) and value % 8 == 0)
 
 
 @reports_input_errors
@@ -106,7 +119,7 @@ def check_painting(dataset_dir: str | None, output_dir: str, checkpoint: str, **
         settings: whatever else has a rule in `LAW_RULES`.
     """
     named = {"output_dir": output_dir, "checkpoint": checkpoint}
-    raise_faults(faults_of_keys(dataset_dir, {**named, **settings}, "masks", LAW_RULES))
+    raise_faults(faults_of_keys(dataset_dir, {**named, **settings}, "masks", PAINTING_RULES))
 
 
 @reports_input_errors
@@ -133,7 +146,7 @@ def check_recovery(
         settings: whatever else has a rule in `LAW_RULES`.
     """
     named = {"output_dir": output_dir, "protocol": protocol, "split": split, "checkpoint": checkpoint}
-    faults = faults_of_keys(dataset_dir, {**named, "segmenter": segmenter, **settings}, rules=LAW_RULES)
+    faults = faults_of_keys(dataset_dir, {**named, "segmenter": segmenter, **settings}, rules=PAINTING_RULES)
     if is_text(segmenter):
         collect(faults, lambda: check_weights(network, segmenter))
     check_data(faults, dataset_dir, protocol, split, "choose another --split or --protocol")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -136,12 +137,24 @@ def _copied(control: ControlNetModel) -> ControlNetModel:
     # Student and teacher begin alike, so that only what they see sets them apart.
     teacher = ControlNetModel.from_config(control.config)
     teacher.load_state_dict(control.state_dict())
+    if control.is_gradient_checkpointing:
+        teacher.enable_gradient_checkpointing()
     return teacher.to(control.device).requires_grad_(True).train(control.training)
 
 
 def learned_state(module: nn.Module) -> dict[str, Tensor]:
     """The parameters of a module that take a gradient, by name: all that training changes."""
     return {name: each.detach() for name, each in module.named_parameters() if each.requires_grad}
+
+
+def frozen_digest(module: nn.Module) -> str:
+    """A SHA-256 of the parameters that take no gradient: what training stands on, and does not save."""
+    digest = hashlib.sha256()
+    for name, each in sorted(module.named_parameters()):
+        if not each.requires_grad:
+            digest.update(name.encode())
+            digest.update(each.detach().cpu().contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 @torch.no_grad()

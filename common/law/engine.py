@@ -12,17 +12,23 @@ from ignite.engine import Engine
 from ignite.metrics import Metric
 from monai.engines import Evaluator, Trainer
 from monai.engines.utils import IterationEvents
+from monai.utils import convert_to_tensor
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..weights import unwrapped
 from .denoiser import denoising_target
 from .denoising import DenoisingLoss, Draws, draw
-from .masks import latent_mask
+from .masks import has_background, has_lesion, latent_mask
 from .objectives import error_map
 
 _GOLDEN = 0.6180339887498949  # its multiples fill [0, 1) evenly, however many there are
 _VALIDATION = 2**31  # a key that no iteration has
+
+
+def computes_bfloat16(device: torch.device | str) -> bool:
+    """Whether a device is a GPU that computes in bfloat16 itself; on others it would be slower than float32."""
+    return torch.device(device).type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def autocast(device: torch.device, enabled: bool) -> AbstractContextManager:
@@ -31,7 +37,8 @@ def autocast(device: torch.device, enabled: bool) -> AbstractContextManager:
 
 
 def _on(device: torch.device, batch: dict[str, Tensor], key: str) -> Tensor | None:
-    return batch[key].to(device, non_blocking=True) if key in batch else None
+    # MONAI's transforms make tensors that remember what was done to them, and pay for it in every operation.
+    return convert_to_tensor(batch[key], device=device, track_meta=False) if key in batch else None
 
 
 class DenoisingTrainer(Trainer):
@@ -48,7 +55,7 @@ class DenoisingTrainer(Trainer):
         seed: of all draws, with iteration and rank.
         prompt_dropout: share of prompts that are dropped (table 11: 0.05).
         accumulation_steps: batches to one step of the optimizer; an epoch has to be a multiple of it.
-        max_grad_norm: gradients of the denoiser are shortened to it; None leaves them.
+        max_grad_norm: gradients of the denoiser are shortened to it; 0 or None leaves them.
         ema: diffusers' ``EMAModel`` over the denoiser's trainable parameters, moved after each step; or None.
         amp: bfloat16 autocast.
         train_handlers: Ignite handlers.
@@ -89,7 +96,7 @@ class DenoisingTrainer(Trainer):
             (result.loss / self.accumulation_steps).backward()
         engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
         if completes:
-            if self.max_grad_norm is not None:
+            if self.max_grad_norm:
                 nn.utils.clip_grad_norm_(loss_of.trained_parameters(), self.max_grad_norm)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
@@ -108,7 +115,8 @@ class DenoisingEvaluator(Evaluator):
     """Measures a denoiser's error on cached latents, with noise and timestep of each image fixed for good.
 
     Its output holds, for each image, "error", "lesion_error" and "background_error", ``(B,)``: the plain mean squared
-    error, and that inside and outside of the mask (NaN where there is no such place).
+    error, and that inside and outside of the mask (NaN where there is no such place); and "one_place", ``(B,)`` bool,
+    whether it is all lesion or all background.
 
     Args:
         device: of the network.
@@ -157,6 +165,7 @@ class DenoisingEvaluator(Evaluator):
         return {
             "index": batch["index"],
             "error": error.mean(dim=(1, 2, 3)),
+            "one_place": ~(has_lesion(lesion) & has_background(lesion)),
             "lesion_error": (error * lesion).sum(dim=(1, 2, 3)) / lesion.sum(dim=(1, 2, 3)),
             "background_error": (error * outside).sum(dim=(1, 2, 3)) / outside.sum(dim=(1, 2, 3)),
         }

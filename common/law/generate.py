@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..data.folder import DATALIST, KEYS, Pair, Prepared, Split, load_json, write_prepared_folder
+from ..data.folder import DATALIST, KEYS, VALIDATION_FRACTION, Pair, Prepared, Split, load_json, write_prepared_folder
 from ..data.progress import bar
 from ..errors import InputError
 from ..files import write_json
@@ -117,7 +118,7 @@ class Painting:
         images_per_mask: painted from the mask as it is, each of another seed.
         augmented_per_mask: painted from masks that `augment_mask` makes of it.
         keep_empty: paint also from masks without a lesion, or whose lesion vanishes at `image_size`.
-        into: the list that the pairs go to; of "training" a tenth becomes "validation" (`split_validation`).
+        into: the list that the pairs go to; of "training" a tenth of the groups becomes "validation".
         image_size: of the images, to which masks are resized, nearest; None for the model's.
         steps: as of `sample`, and so `guidance`, `eta` and `batch_size`.
         seed: what the seeds of images are made of, with the names of their masks (`seed_of`), and of the split.
@@ -333,12 +334,24 @@ def _pairs(items: Sequence[PaintedItem], painted: Mapping[str, Path], settings: 
         )
 
 
+def _split(items: Sequence[PaintedItem], settings: Mapping[str, Any]) -> Split:
+    # All to one list; of training a tenth of the groups becomes validation, so that no mask stands on two sides.
+    names = {item: f"{settings['name']}_{item.stem}" for item in items}
+    if settings["into"] != "training":
+        lists = {key: list(names.values()) if key == settings["into"] else [] for key in KEYS}
+        return Split(lists["training"], lists["test"], lists["validation"])
+    groups = sorted({item.mask.group for item in items})
+    random.Random(settings["seed"]).shuffle(groups)
+    some = max(1, round(VALIDATION_FRACTION * len(groups))) if len(groups) > 1 else 0
+    chosen = set(groups[:some])
+    training = [name for item, name in names.items() if item.mask.group not in chosen]
+    return Split(training, [], [name for item, name in names.items() if item.mask.group in chosen])
+
+
 def _finish(
     out: Path, items: Sequence[PaintedItem], state: PaintingState, settings: Mapping[str, Any], progress: bool
 ) -> None:
-    names = [f"{settings['name']}_{item.stem}" for item in items]
-    lists = {key: names if key == settings["into"] else [] for key in KEYS}
-    split = Split(lists["training"], lists["test"], None if settings["into"] == "training" else lists["validation"])
+    split = _split(items, settings)
     painted = state.painted()
     if lost := [item.stem for item in items if item.stem not in painted]:
         raise InputError(f"{state.folder}: {len(lost)} images are not what was written; give the same call to mend it")

@@ -229,6 +229,8 @@ def build_objective(name: str, *, in_channels: int = 4, seed: int = 0, **options
     if unknown := set(options) - own - of_weighter:
         known = ", ".join(sorted(own | of_weighter)) or "none"
         raise InputError(f"objective {name!r} has no option {', '.join(sorted(unknown))}; it has {known}")
+    for key, value in options.items():
+        _check_kind(name, key, value, inspect.signature(kind if key in own else LearnableAdaptiveWeighter))
     arguments = {key: value for key, value in options.items() if key in own}
     if of_weighter:
         settings = {key: value for key, value in options.items() if key in of_weighter}
@@ -262,6 +264,23 @@ def parameter_groups(
     if objective.weighter is not None:
         groups.append({"name": "weighter", "params": list(objective.weighter.parameters()), "lr": weighter_lr})
     return groups
+
+
+def _check_kind(name: str, key: str, value: Any, signature: inspect.Signature) -> None:
+    # By the kind of the default; a bound may be None.
+    default = signature.parameters[key].default
+    if isinstance(default, bool):
+        kind, right = "True or False", isinstance(value, bool)
+    elif isinstance(default, int | float):
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        whole = not isinstance(default, int) or isinstance(value, int)
+        kind, right = "a number", (number and whole) or (value is None and key in ("w_min", "w_max"))
+    elif isinstance(default, tuple):
+        kind, right = f"{len(default)} numbers in brackets", isinstance(value, list | tuple)
+    else:
+        kind, right = "a name", isinstance(value, str)
+    if not right:
+        raise InputError(f"objective {name!r}: {key} has to be {kind}, such as {default}; it is {value!r}")
 
 
 def _arguments(kind: type[nn.Module]) -> set[str]:

@@ -56,7 +56,8 @@ def sample(
     Raises:
         InputError: if a number is out of range, or masks, seeds, codec and denoiser do not fit together.
     """
-    size = _check(denoiser, masks, seeds, codec, steps, batch_size, image_size)
+    trained = scheduler.config.num_train_timesteps
+    size = _check(denoiser, masks, seeds, codec, steps, trained, eta, batch_size, image_size)
     scheduler = DDIMScheduler.from_config(scheduler.config)
     scheduler.set_timesteps(steps)
     prompts = prompts.to(denoiser.unet.device)
@@ -121,11 +122,17 @@ def _check(
     seeds: Sequence[int],
     codec: Codec,
     steps: int,
+    trained: int,
+    eta: float,
     batch_size: int,
     image_size: int | None,
 ) -> tuple[int, int]:
     if steps < 1 or batch_size < 1:
         raise InputError(f"steps: {steps} and batch_size: {batch_size} have to be at least 1")
+    if steps > trained:
+        raise InputError(f"steps: {steps} are more than the {trained} that the denoiser was trained with")
+    if not 0 <= eta <= 1:
+        raise InputError(f"eta: {eta} has to lie in [0, 1]; more noise than DDPM's leaves no image")
     if not seeds or any(not 0 <= int(seed) < 2**63 for seed in seeds):
         raise InputError("seeds: one number in [0, 2^63) is needed for each image")
     if masks is None:

@@ -26,9 +26,11 @@ from ..inference.overlay import draw_overlay
 from ..weights import unwrapped
 from .codec import Codec
 from .denoising import DenoisingLoss, draw
+from .engine import autocast
 from .sampling import sample
 
 ERRORS = ("error", "lesion_error", "background_error", "balanced")
+_OF_A_PLACE = ("lesion_error", "background_error")
 _STRIP_KEY = 2**31 + 1  # draws of their own
 
 
@@ -54,7 +56,7 @@ class MeanError(Metric):
         if self.which != "balanced":
             return output["index"], output[self.which]
         halves = (output["lesion_error"] + output["background_error"]) / 2
-        return output["index"], torch.where(halves.isnan(), output["error"], halves)
+        return output["index"], torch.where(output["one_place"], output["error"], halves)
 
     @reinit__is_reduced
     def reset(self) -> None:
@@ -68,18 +70,20 @@ class MeanError(Metric):
         self._errors |= dict(zip(indices.tolist(), errors.double().tolist(), strict=True))
 
     def compute(self) -> float:
-        """The mean, the same on every process.
+        """The mean, the same on every process; NaN where no image has such a place, or a prediction is not finite.
 
         Raises:
-            NotComputableError: if no image had such an error.
+            NotComputableError: if there was no image.
         """
         errors: dict[int, float] = {}
         for part in idist.all_gather(self._errors):
             errors |= part
-        there = [error for error in errors.values() if not math.isnan(error)]
-        if not there:
-            raise NotComputableError(f"no image has a {self.which}")
-        return self.sign * math.fsum(there) / len(there)
+        if not errors:
+            raise NotComputableError("there is no image to measure")
+        there = list(errors.values())
+        if self.which in _OF_A_PLACE:
+            there = [error for error in there if not math.isnan(error)]
+        return self.sign * math.fsum(there) / len(there) if there else math.nan
 
 
 @contextmanager
@@ -133,7 +137,8 @@ class ValidationStrips:
         dataset: of `CachedLatents`.
         open_codec: gives the codec; called each time, so that an autoencoder leaves memory in between.
         count: columns.
-        steps, guidance: of `sample`.
+        steps, guidance: of `sample`, which paints one image at a time: training holds the memory.
+        amp: bfloat16 autocast.
     """
 
     def __init__(
@@ -145,10 +150,11 @@ class ValidationStrips:
         count: int = 4,
         steps: int = 50,
         guidance: float = 10.0,
+        amp: bool = False,
     ) -> None:
         self.output_dir, self.network, self.open_codec = Path(output_dir), network, open_codec
         self.items = [dataset[index] for index in range(min(count, len(dataset)))]
-        self.steps, self.guidance = steps, guidance
+        self.steps, self.guidance, self.amp = steps, guidance, amp
         self._writer: SummaryWriter | None = None
 
     def attach(self, engine: Engine) -> None:
@@ -158,7 +164,8 @@ class ValidationStrips:
     def __call__(self, engine: Engine) -> None:
         if idist.get_rank() != 0 or not self.items:
             return
-        strip = self.draw(engine.state.device)
+        with autocast(engine.state.device, self.amp):
+            strip = self.draw(engine.state.device)
         epoch = engine.state.epoch
         self._writer = self._writer or SummaryWriter(str(self.output_dir / "tensorboard"))
         self._writer.add_image("mask, sample, overlay, delta", strip, epoch, dataformats="HWC")
@@ -181,6 +188,7 @@ class ValidationStrips:
             codec=codec,
             steps=self.steps,
             guidance=self.guidance,
+            batch_size=1,
             image_size=masks.shape[-1] if prior else None,
         )
         pixels = (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()

@@ -2,7 +2,7 @@
 
 from .checkpoints import RunCheckpoint
 from .datasets import EpochSeededDataset, EpochSeeding
-from .distributed import begin_distributed, local_device
+from .distributed import begin_distributed, distributed_network, local_device
 from .handlers import StopOnNonFiniteLoss, TensorBoardOverlays, TrainingProgressBar, loss_of
 from .history import History
 from .losses import StructureLoss
@@ -24,6 +24,7 @@ __all__ = [
     "TensorBoardOverlays",
     "TrainingProgressBar",
     "begin_distributed",
+    "distributed_network",
     "keep_freed_memory",
     "local_device",
     "loss_of",

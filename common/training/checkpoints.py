@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from ..errors import InputError, one_line_errors
+from ..files import remove_unfinished
 from ..provenance import record_path, write_record
 from ..weights import fit_weights, load_weights, read_checkpoint, save_checkpoint, unwrapped
 from .history import History
@@ -176,6 +177,8 @@ class RunCheckpoint:
 
     def restore(self, trainer: Engine) -> None:
         """Set everything back to where ``latest.pt`` stands, if there is one; else begin with `pretrained`."""
+        if idist.get_rank() == 0:
+            remove_unfinished(self.state_path.parent, (self.state_path.name, self.model_path.name))
         if not self.resume or not self.state_path.is_file():
             with one_line_errors():
                 self.begin()

@@ -7,7 +7,7 @@ import torch
 
 from common.errors import InputError
 from common.law.denoiser import denoising_target
-from common.law.denoising import DenoisingLoss, draw, learned_state, load_learned_state
+from common.law.denoising import DenoisingLoss, draw, frozen_digest, learned_state, load_learned_state
 from common.law.objectives import OBJECTIVES, build_objective
 from tests.law.drawn import normal
 from tests.law.small import SIDE, masks, pixel_parts, prompts
@@ -123,3 +123,20 @@ def test_what_another_learned_is_refused_and_changes_nothing():
     with pytest.raises(InputError, match=r"latest\.pt holds what another denoiser learned"):
         load_learned_state(module, learned_state(_loss("uniform", trainable="control+decoder")), "latest.pt")
     assert all(torch.equal(value, before[key]) for key, value in learned_state(module).items())
+
+
+def test_the_teacher_saves_memory_where_the_student_does():
+    parts = pixel_parts()
+    parts.denoiser.set_trainable("control").set_gradient_checkpointing(True)
+    goal = build_objective("distillation", in_channels=3)
+    module = DenoisingLoss(parts.denoiser, goal, parts.scheduler, prompts(parts))
+    assert module.teacher_control.is_gradient_checkpointing
+
+
+def test_what_is_frozen_has_a_digest_of_its_own():
+    module = _loss("law")
+    before = frozen_digest(module)
+    module.denoiser.controlnet.conv_in.weight.data += 1  # it learns
+    assert frozen_digest(module) == before == frozen_digest(_loss("uniform"))
+    module.denoiser.unet.conv_in.weight.data[0, 0, 0, 0] += 1
+    assert frozen_digest(module) != before

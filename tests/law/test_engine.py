@@ -17,6 +17,7 @@ from monai.handlers import ValidationHandler
 from PIL import Image
 from safetensors.torch import load_file
 
+from common.inference.overlay import draw_overlay
 from common.law import (
     CachedLatents,
     DenoisingEvaluator,
@@ -31,7 +32,7 @@ from common.law import (
     parameter_groups,
 )
 from common.law.denoising import draw, learned_state
-from common.law.validation import averaged_weights
+from common.law.validation import ERRORS, averaged_weights
 from common.training import History, StepSampler, StopOnNonFiniteLoss
 from tests.law.drawn import normal
 from tests.law.small import PROMPT, SIDE, masks, pixel_parts, prompts
@@ -222,6 +223,7 @@ def test_lesion_and_background_count_half_each():
     nan = float("nan")
     columns = {"error": [1.0, 5.0], "lesion_error": [9.0, nan], "background_error": [1.0, 5.0]}
     output = {"index": torch.tensor([0, 1]), **{key: torch.tensor(value) for key, value in columns.items()}}
+    output["one_place"] = torch.tensor([False, True])
     metric.update(metric._chosen(output))
     assert metric.compute() == pytest.approx(((9 + 1) / 2 + 5) / 2)
 
@@ -256,3 +258,49 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_its_images(tmp_path, 
     said = capsys.readouterr().err
     assert ended.value.code == 2 and "error: the loss is nan at epoch 1, iteration 1" in said and ".png, " in said
     assert not (tmp_path / "latest.pt").exists()
+
+
+def _measured(network: DenoisingLoss, data: CachedLatents) -> dict[str, float]:
+    metrics = {which: MeanError(which) for which in ERRORS}
+    evaluator = DenoisingEvaluator("cpu", DataLoader(data, batch_size=4), network, key_val_metric=metrics)
+    evaluator.run(1)
+    return evaluator.state.metrics
+
+
+def test_images_without_a_lesion_are_measured_by_their_whole(tmp_path):
+    data = _data()
+    data.masks[:] = 0
+    measured = _measured(Run(tmp_path).network, data)
+    assert np.isnan(measured["lesion_error"])
+    assert measured["error"] == measured["balanced"] == pytest.approx(measured["background_error"])
+
+
+def test_a_prediction_that_is_not_finite_is_not_passed_over(tmp_path):
+    data = _data()
+    data.latents[0] = float("nan")
+    measured = _measured(Run(tmp_path).network, data)
+    assert np.isnan(measured["error"]) and np.isnan(measured["balanced"])
+
+
+@pytest.mark.parametrize("objective", ["uniform", "law_v1"])
+def test_bfloat16_and_checkpointing_change_little(tmp_path, objective):
+    states = []
+    for options, checkpointing in (({}, False), ({}, True), ({"amp": True}, False)):
+        run = Run(tmp_path / f"{len(states)}", objective, epochs=1, **options)
+        run.parts.denoiser.set_gradient_checkpointing(checkpointing)
+        run.trainer.run()
+        states.append(run)
+    plain, recomputed, half = ([float(each) for each in run.trainer.state.output.values()] for run in states)
+    assert recomputed == pytest.approx(plain, rel=1e-5)
+    assert half == pytest.approx(plain, rel=0.05, abs=1e-3) and half != plain
+    assert all(each.dtype == torch.float32 for each in states[2].network.parameters())
+
+
+def test_the_overlay_shows_the_sample_with_the_masks_outline(tmp_path):
+    run = Run(tmp_path)
+    strip = ValidationStrips(tmp_path, run.network, _data(), run.parts.open_codec, count=1, steps=2).draw(
+        torch.device("cpu")
+    )
+    mask, picture, overlay, delta = strip.reshape(4, SIDE, SIDE, 3)
+    assert np.array_equal(overlay, draw_overlay(picture, mask[..., 0] > 0)) and not np.array_equal(overlay, picture)
+    assert (delta == delta[..., :1]).all() and 0 < delta.mean() < 255

@@ -143,6 +143,20 @@ def test_pairs_go_into_the_list_that_is_asked_for(model: Path, files: Path, tmp_
     }
 
 
+def test_no_mask_stands_on_two_sides(model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for number in range(20):
+        lesion = np.zeros((SIDE, SIDE), np.uint8)
+        lesion[2 : 5 + number % 8, 3:9] = 255
+        Image.fromarray(lesion).save(folder / f"m{number}.png")
+    generate(model, folder, tmp_path / "out", images_per_mask=3, **QUICK)
+    sides = [
+        {item["group"] for item in read_datalist(tmp_path / "out", None, key)} for key in ("training", "validation")
+    ]
+    assert len(sides[1]) == 2 and not sides[0] & sides[1] and len(sides[0] | sides[1]) == 20
+
+
 def test_a_prepared_folder_gives_the_list_that_is_asked_for(model: Path, real: Path, tmp_path: Path) -> None:
     generate(model, real, tmp_path / "out", key="test", protocol="law", **QUICK)
     assert [item["source_mask"] for item in read_datalist(tmp_path / "out")] == ["kvasir_x6.png"]

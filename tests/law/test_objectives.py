@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
 
 import pytest
@@ -408,3 +409,24 @@ def test_row_2_of_table_6_weighs_by_the_prior_and_delta_alone():
     result, _ = row("delta_map")
     prior = ratio_prior(mixed_masks(16, 16))[[0, 3]]
     torch.testing.assert_close(result.weights[[0, 3]], prior * (0.8 + 0.4 * result.delta[[0, 3]]))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"gamma": "high"}, "gamma has to be a number, such as 0.2; it is 'high'"),
+        ({"kernel_sizes": 3}, "kernel_sizes has to be 3 numbers in brackets"),
+        ({"dice_weight": None}, "dice_weight has to be a number"),
+        ({"normalise": 1}, "normalise has to be True or False"),
+        ({"hidden_channels": 32.5}, "hidden_channels has to be a number, such as 32"),
+        ({"activation": 5}, "activation has to be a name"),
+    ],
+)
+def test_an_option_of_another_kind_is_told(options, words):
+    with pytest.raises(InputError, match=re.escape(words)):
+        build_objective("law", **options)
+
+
+def test_an_objective_says_what_it_was_made_of():
+    made = build_objective("law", w_max=None, gamma=0)
+    assert made.settings == {"name": "law", "w_max": None, "gamma": 0}
