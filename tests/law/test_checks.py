@@ -85,7 +85,7 @@ def test_what_is_wrong_is_one_line(prepared, tmp_path, capsys, changed, line):
 @pytest.mark.parametrize(
     ("changed", "line"),
     [
-        ({"steps": 0}, "--steps has to be a whole number, 1 or more"),
+        ({"steps": 0}, "--steps has to be a whole number from 1 to 1000"),
         ({"guidance": "high"}, "--guidance has to be a number"),
         ({"steps": 2000}, "--steps has to be a whole number from 1 to 1000"),
         ({"eta": 1.5}, "--eta has to be a number from 0 to 1"),

@@ -107,7 +107,7 @@ def test_it_is_a_prepared_folder_that_says_where_each_pair_is_from(model: Path, 
     found = verify(out, progress=False)
     assert found.sound and not [line for line in found.warnings if "list" in line]
     items = read_datalist(out) + read_datalist(out, key="validation")
-    assert len(items) == 15 and len(read_datalist(out, key="validation")) == 2  # a tenth
+    assert len(items) == 15 and 0 < len(read_datalist(out, key="validation")) < 15  # one of three groups
     assert read_datalist(out, key="test") == []
     assert report.notes == ["1 of 6 masks left out: no lesion at 16×16"]
     sources = {f"kvasir_x{number}": f"sequence_{number // 2}" for number in range(5)}
