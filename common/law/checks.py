@@ -55,7 +55,7 @@ LAW_RULES: dict[str, Rule] = {
     "strip_images": at_least(0),
     "strip_steps": _SAMPLING_STEPS,
     "strip_guidance": ("a number", number),
-    "segmenter": TEXT,
+    "segmenter": ("a file of ORDER's weights trained on such images, a model.pt of order_polyps' train.yaml", is_text),
     "segmenter_size": RULES["image_size"],
     "save_encoders": YES_OR_NO,
     "keep_empty": YES_OR_NO,
