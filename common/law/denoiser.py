@@ -37,12 +37,15 @@ class MaskConditionedDenoiser(nn.Module):
     Args:
         unet: the image prior.
         controlnet: None for a prior alone; see `add_control`.
+        patch: pixels of the latents along each side that both networks take as one place, by ``pixel_unshuffle``; the
+            U-Net has patch² times the channels of the latents then.
     """
 
-    def __init__(self, unet: UNet2DConditionModel, controlnet: ControlNetModel | None = None) -> None:
+    def __init__(self, unet: UNet2DConditionModel, controlnet: ControlNetModel | None = None, patch: int = 1) -> None:
         super().__init__()
         self.unet = unet
         self.controlnet = controlnet
+        self.patch = patch
 
     def add_control(
         self, embedding_channels: tuple[int, ...], conditioning_channels: int = 3, seed: int = 0
@@ -52,8 +55,8 @@ class MaskConditionedDenoiser(nn.Module):
         At first it therefore changes nothing, whatever the mask.
 
         Args:
-            embedding_channels: of the layers that read the mask; each but the first halves it, so that one entry is
-                for pixel space and four are for latents of an eighth.
+            embedding_channels: of the layers that read the mask; each but the first halves it, so that four are for
+                latents of an eighth.
             conditioning_channels: of the condition.
             seed: of those layers' first weights.
         """
@@ -67,29 +70,39 @@ class MaskConditionedDenoiser(nn.Module):
         return self
 
     @property
+    def latent_channels(self) -> int:
+        """Channels of the latents."""
+        return self.unet.config.in_channels // self.patch**2
+
+    @property
     def latent_factor(self) -> int:
         """How many pixels of the mask lie along one pixel of the latents.
 
         Raises:
             ValueError: if there is no control network.
         """
-        return 2 ** (len(self._control().config.conditioning_embedding_out_channels) - 1)
+        return 2 ** (len(self._control().config.conditioning_embedding_out_channels) - 1) // self.patch
 
     def forward(self, noisy: Tensor, timesteps: Tensor, text: Tensor, mask: Tensor | None = None) -> Tensor:
         text = text.expand(noisy.shape[0], -1, -1)
-        if mask is None:
-            return self.unet(noisy, timesteps, text, return_dict=False)[0].to(noisy.dtype)
-        condition = self.condition(mask, noisy)
-        down, middle = self._control()(noisy, timesteps, text, condition, return_dict=False)
+        condition = None if mask is None else self.condition(mask, noisy)
+        places = noisy if self.patch == 1 else nn.functional.pixel_unshuffle(noisy, self.patch)
+        prediction = self._predict(places, timesteps, text, condition).to(noisy.dtype)
+        return prediction if self.patch == 1 else nn.functional.pixel_shuffle(prediction, self.patch)
+
+    def _predict(self, places: Tensor, timesteps: Tensor, text: Tensor, condition: Tensor | None) -> Tensor:
+        if condition is None:
+            return self.unet(places, timesteps, text, return_dict=False)[0]
+        down, middle = self._control()(places, timesteps, text, condition, return_dict=False)
         prediction = self.unet(
-            noisy,
+            places,
             timesteps,
             text,
             down_block_additional_residuals=down,
             mid_block_additional_residual=middle,
             return_dict=False,
         )
-        return prediction[0].to(noisy.dtype)
+        return prediction[0]
 
     def condition(self, mask: Tensor, noisy: Tensor) -> Tensor:
         """The mask as the control network reads it: ``(B, 1 or channels, H, W)`` → ``(B, channels, H, W)``.

@@ -130,7 +130,7 @@ class DenoisingLoss(nn.Module):
 
     def _teacher(self) -> MaskConditionedDenoiser:
         # A control network of its own before the same U-Net. No child of this module: that would hold the U-Net twice.
-        return MaskConditionedDenoiser(self.denoiser.unet, self.teacher_control)
+        return MaskConditionedDenoiser(self.denoiser.unet, self.teacher_control, self.denoiser.patch)
 
 
 def _copied(control: ControlNetModel) -> ControlNetModel:

@@ -120,7 +120,7 @@ def build_tiny(seed: int = 0, image_size: int | None = None, control: bool = Fal
         InputError: for a size that the U-Net cannot halve as often as it has to.
     """
     preset = TINY.at(image_size)
-    parts = Parts(preset, MaskConditionedDenoiser(preset.new_unet(seed)), preset.new_scheduler())
+    parts = Parts(preset, MaskConditionedDenoiser(preset.new_unet(seed), patch=preset.patch), preset.new_scheduler())
     return parts.add_control(seed) if control else parts
 
 
@@ -179,7 +179,12 @@ def load_denoiser(folder: str | Path, base: str | Path | None = None) -> Parts:
     controlnet = None
     if (folder / "controlnet").is_dir():
         controlnet = pretrained.read_part(ControlNetModel, folder, "controlnet", low_cpu_mem_usage=False)
-    denoiser = MaskConditionedDenoiser(_read_unet(folder), controlnet)
+    denoiser = MaskConditionedDenoiser(_read_unet(folder), controlnet, preset.patch)
+    if denoiser.latent_channels != preset.latent_channels:
+        raise InputError(
+            f"{folder / 'unet'}: in_channels is {denoiser.unet.config.in_channels}, and the preset {preset.name} has "
+            f"{preset.latent_channels * preset.patch**2}; take both from one folder"
+        )
     parts = Parts(preset, denoiser, _read_scheduler(folder), prompt=settings["prompt"])
     parts.objective = str(settings.get("objective", ""))
     if preset.text == "clip":

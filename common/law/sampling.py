@@ -69,7 +69,7 @@ def sample(
             denoiser,
             None if masks is None else masks[chosen],
             [torch.Generator().manual_seed(int(seeds[index])) for index in chosen],
-            (denoiser.unet.config.in_channels, size[0] // codec.factor, size[1] // codec.factor),
+            (denoiser.latent_channels, size[0] // codec.factor, size[1] // codec.factor),
             prompts,
             scheduler,
             guidance,

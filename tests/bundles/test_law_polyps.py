@@ -1,4 +1,4 @@
-"""The bundle law_polyps by its commands: prior, control stage, overlays, painting, measuring; and two processes."""
+"""The bundle law_polyps, and by its commands what all painting bundles share: stages, overlays, resuming, processes."""
 
 from __future__ import annotations
 
@@ -12,29 +12,26 @@ from typing import Any
 
 import pytest
 import torch
-from monai.bundle import ConfigParser
 
-from common.command_line import command_line_faults
 from common.data.integrity import verify
 from common.law import load_denoiser
-from tests.bundles.contract import REPOSITORY, leaves, read_strictly
-from tests.bundles.drawn import TEST, TRAINING, tree
+from tests.bundles.contract import REPOSITORY
+from tests.bundles.drawn import TRAINING, tree
+from tests.bundles.painter_contract import PainterContract
 from tests.law.small import save_stable_diffusion
 
 BUNDLE = REPOSITORY / "law_polyps"
-OVERLAYS = [
-    ("train",),
-    ("train", "prior"),
-    ("train", "sd15"),
-    ("train", "sd15", "recipe_v1"),
-    ("train", "multi_gpu_train"),
-]
 SMALL = {"steps": 2, "steps_per_epoch": 1, "batch_size": 2, "image_size": 32, "strip_images": 1, "strip_steps": 2}
 
 
 def files(*names: str) -> str:
     """The value of ``--config_file``."""
     return str([str(BUNDLE / "configs" / f"{name}.yaml") for name in names])
+
+
+class TestLawPolyps(PainterContract):
+    bundle = "law_polyps"
+    prompt = "A photo of a polyp."
 
 
 @pytest.fixture(scope="module")
@@ -60,25 +57,6 @@ def control(warm, drawn, prior, tmp_path_factory) -> Path:
 def history(run: Path) -> list[dict[str, str]]:
     with open(run / "history.csv", newline="") as stream:
         return list(csv.DictReader(stream))
-
-
-def test_every_config_is_sound():
-    assert {path.stem for path in (BUNDLE / "configs").glob("*.yaml")} == {
-        *(name for names in OVERLAYS for name in names),
-        "inference",
-        "evaluate",
-    }
-    for path in (BUNDLE / "configs").glob("*.yaml"):
-        values = [value for value in leaves(read_strictly(path.read_text())) if isinstance(value, str)]
-        assert all(len(value) < 200 for value in values if value.startswith("$")), path.name
-
-
-@pytest.mark.parametrize("names", [*OVERLAYS, ("inference",), ("evaluate",)], ids="+".join)
-def test_every_component_can_be_imported(names):
-    assert command_line_faults(["run", "--config_file", files(*names)]) == []
-    merged = ConfigParser.load_config_files([str(BUNDLE / "configs" / f"{name}.yaml") for name in names])
-    first = ConfigParser.load_config_file(str(BUNDLE / "configs" / f"{names[0]}.yaml"))
-    assert merged.keys() - first.keys() <= {"finalize"}
 
 
 def test_a_prior_is_trained_without_masks(prior):
@@ -204,29 +182,6 @@ def test_masks_become_a_prepared_folder(warm, drawn, control, tmp_path):
     assert tree(out) == before
     ended = warm.bundle("run", cwd=tmp_path, **{**given, "steps": 3})
     assert ended.code != 0 and len(ended.said) == 1 and "other settings (steps: 2, now 3)" in ended.said[0]
-
-
-def test_lesions_are_looked_for_in_what_was_painted(warm, drawn, control, tmp_path):
-    given = {"dataset_dir": drawn, "checkpoint": control / "model", "output_dir": tmp_path / "o", "steps": 2}
-    ended = warm.bundle("run", "evaluate", cwd=tmp_path, config_file=BUNDLE / "configs" / "evaluate.yaml", **given)
-    assert (ended.code, ended.said) == (0, []), ended.err[-3000:]
-    with open(tmp_path / "o" / "per_image.csv", newline="") as stream:
-        assert len(list(csv.DictReader(stream))) == TEST
-
-
-@pytest.mark.parametrize(("kind", "name"), [("train", "train"), ("infer", "inference"), ("infer", "evaluate")])
-def test_no_property_of_the_workflow_is_missing(warm, drawn, prior, control, tmp_path, kind, name):
-    given = {"workflow_type": kind, "dataset_dir": str(drawn), "output_dir": str(tmp_path / "out")}
-    given |= {"weights": str(prior / "model"), **SMALL} if kind == "train" else {"checkpoint": str(control / "model")}
-    code = f"""
-from monai.bundle import ConfigWorkflow
-workflow = ConfigWorkflow({str(BUNDLE / "configs" / f"{name}.yaml")!r}, **{given!r})
-workflow.initialize()
-print("missing:", workflow.check_properties())
-"""
-    ended = warm.code(code, cwd=REPOSITORY)
-    assert ended.code == 0, ended.err
-    assert "missing: []" in ended.out
 
 
 @pytest.mark.slow

@@ -53,8 +53,8 @@ def pixel_parts(control: bool = True, seed: int = 0) -> Parts:
     shape["down_block_types"] = ("DownBlock2D", "CrossAttnDownBlock2D")
     shape["up_block_types"] = ("CrossAttnUpBlock2D", "UpBlock2D")
     with seeded(seed):
-        unet = UNet2DConditionModel(sample_size=SIDE, **shape)
-    parts = Parts(TINY.at(SIDE), MaskConditionedDenoiser(unet), TINY.new_scheduler())
+        unet = UNet2DConditionModel(sample_size=SIDE // TINY.patch, **shape)
+    parts = Parts(TINY.at(SIDE), MaskConditionedDenoiser(unet, patch=TINY.patch), TINY.new_scheduler())
     if control:
         awake(parts.add_control(seed).denoiser.controlnet)
     return parts
