@@ -26,6 +26,17 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def sync_tree(folder: str | Path) -> None:
+    """Bring a folder and all that is in it to the disk: once at the end, where each file for itself would take long."""
+    for path in Path(folder).rglob("*"):
+        if path.is_file():
+            with path.open("rb") as stream:
+                os.fsync(stream.fileno())
+        else:
+            _sync_folder(path)
+    _sync_folder(Path(folder))
+
+
 def check_writable(folder: str | Path) -> None:
     """Make sure that files can be written to a folder, which is created.
 
@@ -103,6 +114,7 @@ def replace_folder_when_done(path: str | Path) -> Iterator[Path]:
         raise InputError(f"cannot write to {path.parent}: {error.strerror}; choose a folder you may write to") from None
     try:
         yield temporary
+        sync_tree(temporary)
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(temporary, 0o777 & ~umask)

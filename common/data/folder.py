@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from ..files import replace_folder_when_done, write_atomically, write_json
+from ..files import replace_folder_when_done, write_json
 from .progress import bar
 from .reading import encode_png, read_pair
 
@@ -152,8 +152,8 @@ def _write_pair(folder: Path, pair: Pair) -> tuple[dict[str, Any], bool]:
         "sha256": hashlib.sha256(content).hexdigest(),
         **pair.extra,
     }
-    write_atomically(folder / item["image"], content)
-    write_atomically(folder / item["label"], encode_png(np.where(lesion, np.uint8(255), np.uint8(0))))
+    (folder / item["image"]).write_bytes(content)
+    (folder / item["label"]).write_bytes(encode_png(np.where(lesion, np.uint8(255), np.uint8(0))))
     return item, bool(lesion.any())
 
 

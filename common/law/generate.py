@@ -28,14 +28,19 @@ from torch.utils.data import Dataset
 
 from ..data.folder import DATALIST, KEYS, VALIDATION_FRACTION, Pair, Prepared, Split, load_json, write_prepared_folder
 from ..data.progress import bar
+from ..data.reading import encode_png, open_image
 from ..errors import InputError
-from ..files import write_json
+from ..files import write_atomically, write_json
 from .loading import Parts, load_denoiser
 from .mask_augmentation import augment_mask
 from .mask_sources import SourceMask, find_masks, licence_of
 from .painter import MaskPainter
 from .painting_state import RECORD, PaintingState
+from .pictures import draw_overview
 from .pretrained import digest_of_parts
+
+OVERVIEW = "overview.png"  # in the output: some of the masks, what was painted from each, and both in one
+SHOWN = 16
 
 
 @dataclass(frozen=True)
@@ -368,10 +373,19 @@ def _finish(
         total=len(items),
     )
     write_json(finished / RECORD, settings)
+    write_atomically(finished / OVERVIEW, encode_png(_overview(items, painted, settings["image_size"])))
     if out.exists():
         out.rmdir()
     os.replace(finished, out)
     shutil.rmtree(state.folder, ignore_errors=True)
+
+
+def _overview(items: Sequence[PaintedItem], painted: Mapping[str, Path], size: int) -> NDArray[np.uint8]:
+    # Of images spread evenly over all.
+    shown = [items[round(place)] for place in np.linspace(0, len(items) - 1, min(SHOWN, len(items)))]
+    return draw_overview(
+        np.stack([open_image(painted[item.stem]) for item in shown]), np.stack([item.lesion(size) for item in shown])
+    )
 
 
 def _written(out: Path) -> dict[str, dict[str, Any]]:

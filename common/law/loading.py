@@ -25,7 +25,7 @@ from torch import nn
 
 from ..data.folder import load_json
 from ..errors import InputError
-from ..files import check_writable, replace_folder_when_done, write_json
+from ..files import check_writable, replace_folder_when_done, sync_tree, write_json
 from . import pretrained
 from .codec import AutoencoderCodec, Codec, PixelCodec
 from .denoiser import MaskConditionedDenoiser
@@ -156,7 +156,6 @@ def save_denoiser(
                 write_json(temporary / "model_index.json", _model_index(parts))
         except (OSError, safetensors.SafetensorError) as error:
             raise InputError(f"cannot write {folder}: {error}; make room, or choose another folder") from None
-        _sync(temporary)
 
 
 def load_denoiser(folder: str | Path, base: str | Path | None = None) -> Parts:
@@ -288,6 +287,7 @@ def _replaced(folder: Path, overwrite: bool) -> Iterator[Path]:
     earlier = _earlier(folder)
     try:
         yield temporary
+        sync_tree(temporary)
         shutil.rmtree(earlier, ignore_errors=True)
         os.chmod(temporary, folder.stat().st_mode & 0o777)
         os.replace(folder, earlier)  # no system call that Python has exchanges two folders
@@ -296,10 +296,3 @@ def _replaced(folder: Path, overwrite: bool) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-
-
-def _sync(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with open(path, "rb") as stream:
-                os.fsync(stream.fileno())

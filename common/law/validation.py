@@ -22,11 +22,11 @@ from torch.utils.tensorboard import SummaryWriter
 from ..data.reading import encode_png
 from ..errors import InputError
 from ..files import write_atomically
-from ..inference.overlay import draw_overlay
 from ..weights import unwrapped
 from .codec import Codec
 from .denoising import DenoisingLoss, draw
 from .engine import autocast
+from .pictures import draw_strip
 from .sampling import sample
 
 ERRORS = ("error", "lesion_error", "background_error", "balanced")
@@ -193,13 +193,8 @@ class ValidationStrips:
         )
         pixels = (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
         if prior:
-            return np.concatenate(pixels, axis=1)
-        lesions = masks[:, 0].numpy() > 0.5
-        rows = [[_grey(lesion) for lesion in lesions], list(pixels)]
-        rows.append([draw_overlay(picture, lesion) for picture, lesion in zip(pixels, lesions, strict=True)])
-        if (delta := self._delta(loss_of, masks, device)) is not None:
-            rows.append([_grey(each) for each in delta])
-        return np.concatenate([np.concatenate(row, axis=1) for row in rows])
+            return draw_strip(pixels)
+        return draw_strip(pixels, masks[:, 0].numpy() > 0.5, self._delta(loss_of, masks, device))
 
     def _delta(self, loss_of: DenoisingLoss, masks: Tensor, device: torch.device) -> np.ndarray | None:
         # Of the real images at half the noise, at the size of the masks.
@@ -213,8 +208,3 @@ class ValidationStrips:
         prediction = loss_of.denoiser(noisy, times, loss_of.prompts.given, masks.to(device))
         delta = loss_of.objective.weighter(prediction, masks.to(device)).delta
         return nn.functional.interpolate(delta, masks.shape[2:], mode="nearest")[:, 0].float().cpu().numpy()
-
-
-def _grey(values: np.ndarray) -> np.ndarray:
-    # [0, 1] → grey levels in three channels.
-    return np.repeat(np.round(values.astype(np.float32) * 255).astype(np.uint8)[..., None], 3, axis=2)
