@@ -11,7 +11,7 @@ from common.errors import reports_input_errors
 from common.files import write_json
 
 from . import reporting
-from .law_runs import parser, run_row, spread
+from .law_runs import parser, run_ceiling, run_row, spread
 
 
 class Printed(NamedTuple):
@@ -39,6 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
     options.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     settings = options.parse_args(arguments)
     head = reporting.heading("benchmarks.law_objectives", settings)
+    ceiling = run_ceiling(settings)
     outcomes = {
         name: [run_row(name, {"objective": name}, seed, settings) for seed in settings.seeds]
         for name in settings.objectives
@@ -53,10 +54,12 @@ def main(arguments: list[str] | None = None) -> None:
         )
         for name, own in outcomes.items()
     ]
+    rows.append(("the real images, at this size", *(spread([value]) for value in ceiling), "–", "–"))
     print()
     print(reporting.table(("objective", "mask Dice", "mask IoU", "paper: Dice", "paper: IoU"), rows))
     print(f"\n{len(settings.seeds)} seeds, {settings.steps} steps each; mean ± standard deviation, percent")
     figures = {name: [{"dice": each.dice, "iou": each.iou} for each in own] for name, own in outcomes.items()}
+    figures |= {"ceiling": [dict(zip(("dice", "iou"), ceiling, strict=True))]}
     write_json(f"{settings.out}/objectives.json", {**head, "results": figures})
 
 

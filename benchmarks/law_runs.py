@@ -8,17 +8,21 @@ import json
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from common.data import Pair, Split, read_datalist, write_prepared_folder
 from common.errors import InputError
 from common.files import write_atomically, write_json
+from common.law import load_denoiser
+from common.law.cache import read_mask, read_picture
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+SEGMENTER = REPOSITORY / "order_polyps" / "configs"
 DIVERGED = "error: the loss is "  # what StopOnNonFiniteLoss says
 RISE = 1.1  # of the validation error over its lowest, from which on a training counts as unstable
 
@@ -60,6 +64,8 @@ def parser(module: str, description: str | None) -> argparse.ArgumentParser:
     options.add_argument("--steps_per_epoch", type=int, default=100)
     options.add_argument("--batch_size", type=int, help="of training; the bundle's own if not given")
     options.add_argument("--sampling_steps", type=int, default=50, help="of DDIM")
+    options.add_argument("--guidance", type=float, help="of sampling; the bundle's own if not given")
+    options.add_argument("--segmenter", help="weights of ORDER that look for the lesion; the bundle's own if not given")
     options.add_argument("--split", default="test", help="whose masks are painted from")
     return options
 
@@ -90,11 +96,40 @@ def run_row(name: str, overlay: Mapping[str, Any], seed: int, settings: argparse
     dice = iou = None
     if not diverged:
         _succeeds(measuring, folder / "evaluation.log")
-        means = json.loads((folder / "evaluation" / "summary.json").read_text())["mean_over_sources"]
-        dice, iou = means["dice"]["mean"], means["iou"]["mean"]
+        dice, iou = _read_means(folder / "evaluation")
     outcome = Outcome(dice, iou, read_history(folder / "run" / "history.csv"), diverged)
     write_json(done, {"commands": [training, measuring], "outcome": vars(outcome)})
     return outcome
+
+
+def run_ceiling(settings: argparse.Namespace) -> tuple[float, float]:
+    """Dice and IoU of the same segmenter on the real images of the same masks, at the size of the painted ones.
+
+    What is painted can hardly be told better than that.
+    """
+    folder = Path(settings.out).resolve() / "ceiling"
+    data, result = folder / "data", folder / "evaluation"
+    if not (result / "summary.json").is_file():
+        weights = Path(settings.weights or REPOSITORY / settings.bundle / "models" / "tiny")
+        size = load_denoiser(weights).preset.image_size
+        if not data.is_dir():
+            _write_small(data, read_datalist(settings.dataset_dir, settings.protocol, settings.split), size)
+        options = {"dataset_dir": str(data), "output_dir": str(result)}
+        options |= {"checkpoint": settings.segmenter} if settings.segmenter else {}
+        _succeeds(_bundle("evaluate", str(SEGMENTER / "evaluate.yaml"), options), folder / "evaluation.log")
+    return _read_means(result)
+
+
+def _write_small(folder: Path, items: Sequence[Mapping[str, Any]], size: int) -> None:
+    def pairs() -> Iterator[Pair]:
+        for item in items:
+            pixels = ((read_picture(item["image"], size) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+            lesion = read_mask(item["label"], size)[0].numpy() > 0
+            yield Pair(pixels, lesion, item["source"], item["group"], Path(item["label"]).stem)
+
+    names = [f"{item['source']}_{Path(item['label']).stem}" for item in items]
+    split = {"real": Split([], names, [])}
+    write_prepared_folder(folder, pairs(), split, name="real", licence="as the originals", progress=False)
 
 
 def read_history(path: Path) -> list[dict[str, float]]:
@@ -130,10 +165,15 @@ def _training(folder: Path, overlay: Mapping[str, Any], seed: int, settings: arg
 
 def _measuring(folder: Path, settings: argparse.Namespace) -> list[str]:
     options = {"dataset_dir": str(Path(settings.dataset_dir).resolve()), "split": settings.split}
-    options |= {"protocol": settings.protocol} if settings.protocol else {}
+    options |= {key: getattr(settings, key) for key in ("protocol", "segmenter", "guidance") if getattr(settings, key)}
     options |= {"checkpoint": str(folder / "run" / "model"), "output_dir": str(folder / "evaluation")}
     options |= {"steps": settings.sampling_steps}
     return _bundle("evaluate", str(REPOSITORY / settings.bundle / "configs" / "evaluate.yaml"), options)
+
+
+def _read_means(folder: Path) -> tuple[float, float]:
+    means = json.loads((folder / "summary.json").read_text())["mean_over_sources"]
+    return means["dice"]["mean"], means["iou"]["mean"]
 
 
 def _bundle(run: str, files: str, options: Mapping[str, Any]) -> list[str]:

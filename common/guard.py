@@ -24,7 +24,7 @@ from .data.integrity import check_prepared
 from .errors import InputError, disk_error_line, reports_input_errors
 from .files import check_writable
 from .inference import check_inference_inputs
-from .provenance import read_record, seen_before
+from .provenance import LISTS, read_record, seen_before
 from .settings import RULES, Rule, setting_faults
 from .weights import fit_weights, read_checkpoint
 
@@ -99,7 +99,7 @@ def check_training(
     if is_text(pretrained):
         collect(faults, lambda: check_weights(copy.deepcopy(network), pretrained))
         collect(faults, lambda: read_record(pretrained))
-    check_data(faults, dataset_dir, protocol, "validation", "prepare it again with more images")
+    check_data(faults, dataset_dir, protocol, LISTS, "prepare it again with more images")
     check_output(faults, output_dir)
     raise_faults(faults)
 
@@ -124,7 +124,7 @@ def check_evaluation(
     if is_text(checkpoint):
         collect(faults, lambda: check_weights(network, checkpoint))
         collect(faults, lambda: read_record(checkpoint))
-    check_data(faults, dataset_dir, protocol, split, "choose another --split or --protocol")
+    check_data(faults, dataset_dir, protocol, [split], "choose another --split or --protocol")
     check_output(faults, output_dir)
     raise_faults(faults)
     if split in _NOT_UNSEEN:
@@ -191,14 +191,14 @@ def faults_of_keys(
     return faults + setting_faults(settings, rules)
 
 
-def check_data(faults: list[str], dataset_dir: Any, protocol: Any, key: str, otherwise: str) -> None:
-    """Add to `faults` what is wrong with a prepared folder, of which the list `key` has to hold something."""
-    if not is_text(dataset_dir) or not (protocol is None or isinstance(protocol, str)) or key not in KEYS:
+def check_data(faults: list[str], dataset_dir: Any, protocol: Any, keys: Sequence[str], otherwise: str) -> None:
+    """Add to `faults` what is wrong with a prepared folder, of which each of the lists `keys` has to hold something."""
+    if not is_text(dataset_dir) or not (protocol is None or isinstance(protocol, str)) or not {*keys} <= {*KEYS}:
         return  # said already
     found: list[str] = []
-    sound = collect(found, lambda: check_prepared(dataset_dir, protocol or None))
-    if sound and not read_datalist(dataset_dir, protocol or None, key):
-        found.append(f"its {key} list is empty; {otherwise}")
+    if collect(found, lambda: check_prepared(dataset_dir, protocol or None)):
+        empty = [key for key in keys if not read_datalist(dataset_dir, protocol or None, key, may_be_empty=True)]
+        found += [f"its {' and its '.join(empty)} list is empty; {otherwise}"] if empty else []
     folder = str(Path(dataset_dir))
     faults += [fault if folder in fault.split(":")[0] else f"{folder}: {fault}" for fault in found]
 

@@ -332,13 +332,16 @@ def datalist_path(directory: str | Path, protocol: str | None = None) -> Path:
     return files[protocol]
 
 
-def read_datalist(directory: str | Path, protocol: str | None = None, key: str = "training") -> list[dict[str, Any]]:
+def read_datalist(
+    directory: str | Path, protocol: str | None = None, key: str = "training", *, may_be_empty: bool = False
+) -> list[dict[str, Any]]:
     """One list of a prepared folder, read with MONAI's own loader; "image" and "label" are full paths.
 
     Args:
         directory: a prepared folder.
         protocol: None or "" for the default one.
-        key: "training", "validation" or "test"; the last two may be empty.
+        key: "training", "validation" or "test".
+        may_be_empty: that "training" may be, as the others always may.
 
     Raises:
         InputError: if the folder, the protocol or the list is not there, or a list to train on is empty.
@@ -348,7 +351,7 @@ def read_datalist(directory: str | Path, protocol: str | None = None, key: str =
     if not isinstance(content.get(key), list):
         raise InputError(f"{path}: no list {key!r}; there are {', '.join(k for k in KEYS if k in content)}")
     if not content[key]:
-        if key == "training":
+        if key == "training" and not may_be_empty:
             raise InputError(f"{path}: its training list is empty; prepare the folder again with more images")
         return []
     if not all(isinstance(item, dict) and "image" in item and "label" in item for item in content[key]):

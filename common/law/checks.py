@@ -11,6 +11,7 @@ from torch import nn
 from ..errors import reports_input_errors
 from ..files import check_writable
 from ..guard import check_data, check_output, check_weights, collect, faults_of_keys, is_text, raise_faults
+from ..provenance import LISTS
 from ..settings import RULES, TEXT, YES_OR_NO, Rule, at_least, number, whole
 from .denoiser import TRAINABLE
 from .objectives import OBJECTIVES
@@ -101,7 +102,7 @@ def check_law_training(
     faults = faults_of_keys(dataset_dir, {**named, **settings}, rules=LAW_RULES)
     if not faults:
         faults += _steps_faults(settings["steps"], settings["steps_per_epoch"])
-    check_data(faults, dataset_dir, protocol, "validation", "prepare it again with more images")
+    check_data(faults, dataset_dir, protocol, LISTS, "prepare it again with more images")
     if is_text(cache_dir) and not faults:
         collect(faults, lambda: check_writable(Path(cache_dir)))
     check_output(faults, output_dir)
@@ -149,7 +150,7 @@ def check_recovery(
     faults = faults_of_keys(dataset_dir, {**named, "segmenter": segmenter, **settings}, rules=PAINTING_RULES)
     if is_text(segmenter):
         collect(faults, lambda: check_weights(network, segmenter))
-    check_data(faults, dataset_dir, protocol, split, "choose another --split or --protocol")
+    check_data(faults, dataset_dir, protocol, [split], "choose another --split or --protocol")
     check_output(faults, output_dir)
     raise_faults(faults)
 
