@@ -8,67 +8,27 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import random
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from monai.data import DataLoader
 from monai.engines import SupervisedEvaluator
 from monai.utils import CommonKeys
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..data.folder import DATALIST, KEYS, VALIDATION_FRACTION, Pair, Prepared, Split, load_json, write_prepared_folder
+from ..data.folder import DATALIST, KEYS, Prepared, load_json
 from ..data.progress import bar
-from ..data.reading import encode_png, open_image
 from ..errors import InputError
-from ..files import write_atomically, write_json
 from .loading import Parts, load_denoiser
-from .mask_augmentation import augment_mask
-from .mask_sources import SourceMask, find_masks, licence_of
+from .mask_sources import find_masks, licence_of
+from .painted_set import PaintedItem, finish, items_of
 from .painter import MaskPainter
-from .painting_state import RECORD, PaintingState
-from .pictures import draw_overview
+from .painting_state import PaintingState
 from .pretrained import digest_of_parts
-
-OVERVIEW = "overview.png"  # in the output: some of the masks, what was painted from each, and both in one
-SHOWN = 16
-
-
-@dataclass(frozen=True)
-class PaintedItem:
-    """An image to be.
-
-    Attributes:
-        mask: that it is painted from.
-        stem: of its name in the output.
-        seed: of its noise and, if `augmented`, of its mask.
-        augmented: the mask is altered by `augment_mask` first.
-    """
-
-    mask: SourceMask
-    stem: str
-    seed: int
-    augmented: bool
-
-    def lesion(self, size: int) -> NDArray[np.bool_]:
-        """The mask it is painted from, ``(size, size)``."""
-        lesion = self.mask.lesion(size)
-        return augment_mask(lesion, self.seed) if self.augmented else lesion
-
-
-def seed_of(seed: int, name: str, number: int = 0) -> int:
-    """The seed of the `number`-th image of a mask: of these three alone, so of no other mask. In [0, 2⁶³)."""
-    digest = hashlib.sha256(f"{seed}/{number}/{name}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
 
 
 def model_digest(folder: str | Path, base: str | Path | None = None) -> str:
@@ -179,7 +139,7 @@ class Painting:
         self.notes = [f"{left_out} of {len(found)} masks left out: no lesion at {size}×{size}"] if left_out else []
         if all(mask.empty for mask in kept):
             raise InputError(f"{masks}: none of its {len(found)} masks has a lesion at {size}×{size}; give others")
-        self.items = list(_items(kept, images_per_mask, augmented_per_mask, seed))
+        self.items = list(items_of(kept, images_per_mask, augmented_per_mask, seed))
         self.settings = {
             "model": model_digest(model, base),
             "objective": objective or parts.objective or None,
@@ -233,6 +193,20 @@ class Painting:
     def _end(self, engine: Engine) -> None:
         self._bar.close()
 
+    @property
+    def pairs(self) -> list[dict[str, str]]:
+        """The items that the output's lists are to hold together, in their order, with the paths of image and mask."""
+        names = {f"{self.settings['name']}_{item.stem}.png": item for item in self.items}
+        return [
+            {
+                "image": str(self.out / "images" / name),
+                "label": str(self.out / "masks" / name),
+                "source": self.settings["name"],
+                "group": names[name].mask.group,
+            }
+            for name in sorted(names)
+        ]
+
     def finish(self) -> Prepared:
         """Write the prepared folder of all images, whole or not at all; nothing where it is there.
 
@@ -240,7 +214,7 @@ class Painting:
             InputError: if an image is missing, or the disk does not take them.
         """
         if not self.is_done:
-            _finish(self.out, self.items, self.state, self.settings, self.progress)
+            finish(self.out, self.items, self.state, self.settings, self.progress)
         return Prepared(_written(self.out), self.notes)
 
 
@@ -308,84 +282,8 @@ def _load(model: str | Path, base: str | Path | None, image_size: int | None, pr
     return parts
 
 
-def _items(masks: Sequence[SourceMask], as_they_are: int, augmented: int, seed: int) -> Iterator[PaintedItem]:
-    for mask in masks:
-        for number in range(as_they_are):
-            yield PaintedItem(mask, f"{mask.name}_{number}", seed_of(seed, mask.name, number), False)
-        for number in range(0 if mask.empty else augmented):
-            own = seed_of(seed, f"augmented/{mask.name}", number)
-            yield PaintedItem(mask, f"{mask.name}_{number}_augmented", own, True)
-
-
 def _digest_of(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()
-
-
-def _pairs(items: Sequence[PaintedItem], painted: Mapping[str, Path], settings: Mapping[str, Any]) -> Iterator[Pair]:
-    common = {key: settings[key] for key in ("model", "objective", "guidance", "steps") if settings[key] is not None}
-    for item in items:
-        yield Pair(
-            image=painted[item.stem],
-            mask=item.lesion(settings["image_size"]),
-            source=settings["name"],
-            group=item.mask.group,
-            stem=item.stem,
-            extra={
-                "source_mask": item.mask.path.name,
-                "augmented": int(item.augmented),
-                "seed": item.seed,
-                **common,
-            },
-        )
-
-
-def _split(items: Sequence[PaintedItem], settings: Mapping[str, Any]) -> Split:
-    # All to one list; of training a tenth of the groups becomes validation, so that no mask stands on two sides.
-    names = {item: f"{settings['name']}_{item.stem}" for item in items}
-    if settings["into"] != "training":
-        lists = {key: list(names.values()) if key == settings["into"] else [] for key in KEYS}
-        return Split(lists["training"], lists["test"], lists["validation"])
-    groups = sorted({item.mask.group for item in items})
-    random.Random(settings["seed"]).shuffle(groups)
-    some = max(1, round(VALIDATION_FRACTION * len(groups))) if len(groups) > 1 else 0
-    chosen = set(groups[:some])
-    training = [name for item, name in names.items() if item.mask.group not in chosen]
-    return Split(training, [], [name for item, name in names.items() if item.mask.group in chosen])
-
-
-def _finish(
-    out: Path, items: Sequence[PaintedItem], state: PaintingState, settings: Mapping[str, Any], progress: bool
-) -> None:
-    split = _split(items, settings)
-    painted = state.painted()
-    if lost := [item.stem for item in items if item.stem not in painted]:
-        raise InputError(f"{state.folder}: {len(lost)} images are not what was written; give the same call to mend it")
-    finished = state.finished
-    write_prepared_folder(
-        finished,
-        _pairs(items, painted, settings),
-        {"painted": split},
-        name=settings["name"],
-        licence=settings["licence"],
-        description=f"Painted by LAW from {len({item.mask.name for item in items})} masks; no image is of a patient.",
-        seed=settings["seed"],
-        progress=progress,
-        total=len(items),
-    )
-    write_json(finished / RECORD, settings)
-    write_atomically(finished / OVERVIEW, encode_png(_overview(items, painted, settings["image_size"])))
-    if out.exists():
-        out.rmdir()
-    os.replace(finished, out)
-    shutil.rmtree(state.folder, ignore_errors=True)
-
-
-def _overview(items: Sequence[PaintedItem], painted: Mapping[str, Path], size: int) -> NDArray[np.uint8]:
-    # Of images spread evenly over all.
-    shown = [items[round(place)] for place in np.linspace(0, len(items) - 1, min(SHOWN, len(items)))]
-    return draw_overview(
-        np.stack([open_image(painted[item.stem]) for item in shown]), np.stack([item.lesion(size) for item in shown])
-    )
 
 
 def _written(out: Path) -> dict[str, dict[str, Any]]:

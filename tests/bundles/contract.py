@@ -167,7 +167,8 @@ class BundleContract:
             rules = self.rules(name)
             ruled = [key for key in parser.get() if key in rules]
             assert [key for key in ruled if check.get(key) != f"@{key}"] == []
-            values = {key: parser[key] for key in ruled if not str(parser[key]).startswith("$")}
+            made = {key for key in ruled if isinstance(parser[key], Mapping) or str(parser[key]).startswith("$")}
+            values = {key: parser[key] for key in ruled if key not in made}
             to_give = self.to_give & values.keys()
             assert [key for key, value in values.items() if key not in to_give and not rules[key][1](value)] == []
             assert all(values[key] is None for key in to_give) and "dataset_dir" in to_give

@@ -19,9 +19,10 @@ import common.law.painter
 from common.data.folder import Pair, Split, read_datalist, write_prepared_folder
 from common.data.integrity import verify
 from common.errors import InputError
-from common.law.generate import generate, model_digest, seed_of
+from common.law.generate import Painting, generate, model_digest
 from common.law.loading import save_denoiser
 from common.law.mask_augmentation import augment_mask
+from common.law.painted_set import OVERVIEW, seed_of
 from common.law.painting_state import RECORD
 from tests.law.small import PROMPT, SIDE, no_file_larger_than, pixel_parts, save_stable_diffusion
 
@@ -130,6 +131,14 @@ def test_it_is_a_prepared_folder_that_says_where_each_pair_is_from(model: Path, 
     assert json.loads((out / "dataset.json").read_text())["licence"] == "research only"
     assert json.loads((out / RECORD).read_text())["prompt"] == PROMPT
     assert not state_of(out).exists()
+    with Image.open(out / OVERVIEW) as overview:
+        assert overview.size == (8 * 128, 2 * 3 * 128)
+    painting = Painting(model, real, out, objective="law", images_per_mask=2, augmented_per_mask=1, **QUICK)
+    assert painting.is_done
+    assert painting.pairs == [
+        {key: str(item[key]) for key in ("image", "label", "source", "group")}
+        for item in sorted(items, key=lambda item: item["image"])
+    ]
 
 
 @pytest.mark.parametrize("into", ["validation", "test"])
