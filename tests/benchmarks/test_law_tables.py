@@ -1,0 +1,81 @@
+"""The tables about LAW, at toy size: every command of theirs, and that a table goes on where it was stopped."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import law_ablation, law_objectives
+from benchmarks.law_runs import RISE, Outcome, spread
+from common.errors import InputError
+from common.law import TABLE_6
+from common.law.loading import build_tiny, save_denoiser
+from tests.bundles.drawn import draw_prepared
+
+SHORT = ["--steps", "1", "--steps_per_epoch", "1", "--batch_size", "2", "--sampling_steps", "2"]
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """A drawn set and a prior that knows nothing."""
+    folder = tmp_path_factory.mktemp("tables")
+    save_denoiser(folder / "prior", build_tiny(image_size=32))
+    data = draw_prepared(folder / "data")
+    return ["--dataset_dir", str(data), "--weights", str(folder / "prior"), *SHORT]
+
+
+@pytest.mark.slow
+def test_objectives_are_trained_painted_with_and_measured_beside_the_ceiling(given, tmp_path, capsys) -> None:
+    out = tmp_path / "table"
+    command = [*given, "--out", str(out), "--seeds", "0", "--objectives"]
+    law_objectives.main([*command, "uniform"])
+    first = (out / "uniform_0" / "outcome.json").read_bytes()
+    law_objectives.main([*command, "uniform", "law"])
+    said = capsys.readouterr().out
+    assert "LAW" in said and "the real images, at this size" in said and "82.5 ± 0.3" in said
+    assert (out / "uniform_0" / "outcome.json").read_bytes() == first
+    figures = json.loads((out / "objectives.json").read_text())["results"]
+    assert figures.keys() == {"uniform", "law", "ceiling"}
+    assert all(0 <= each["dice"] <= 1 and 0 <= each["iou"] <= 1 for own in figures.values() for each in own)
+    with pytest.raises(SystemExit) as ended:
+        law_objectives.main([*command, "uniform", "--steps", "2"])
+    assert ended.value.code != 0
+
+
+@pytest.mark.slow
+def test_rows_3_and_4_of_table_6_are_one_run(given, tmp_path, capsys) -> None:
+    out = tmp_path / "table"
+    law_ablation.main([*given, "--out", str(out), "--rows", "normalisation", "min_clamp"])
+    assert "the same run, digit by digit" in capsys.readouterr().out
+    assert (out / "curves.png").stat().st_size > 0
+    assert json.loads((out / "ablation.json").read_text())["results"].keys() == {"normalisation", "min_clamp"}
+
+
+def test_every_row_of_table_6_is_a_choice_of_keys() -> None:
+    overlays = [law_ablation.overlay(row) for row in TABLE_6]
+    assert len({json.dumps(one) for one in overlays}) == len(overlays) == 6
+    assert law_ablation.PAPER.keys() == TABLE_6.keys()
+
+
+def test_what_stable_means() -> None:
+    def outcome(*errors: float, diverged: bool = False) -> Outcome:
+        return Outcome(None, None, [{"epoch": n, "val_error": error} for n, error in enumerate(errors)], diverged)
+
+    assert outcome(1.0, 0.5, 0.5 * RISE).stable
+    assert not outcome(1.0, 0.5, 0.5 * RISE + 0.01).stable
+    assert not outcome(1.0, 0.5, diverged=True).stable
+    assert not outcome().stable
+
+
+def test_a_spread_is_that_of_a_sample() -> None:
+    assert spread([0.5, 0.7]) == "60.0 ± 14.1"
+    assert spread([0.5]) == "50.0"
+    assert spread([0.5, None]) == spread([]) == "–"
+
+
+def test_a_command_that_fails_ends_the_table_in_one_line(given, tmp_path) -> None:
+    with pytest.raises((SystemExit, InputError)):
+        law_objectives.main([*given, "--out", str(tmp_path / "o"), "--protocol", "none", "--objectives", "uniform"])
+    assert not list(Path(tmp_path).rglob("outcome.json"))
