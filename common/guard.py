@@ -10,6 +10,7 @@ import copy
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -33,20 +34,24 @@ def report_config_errors() -> None:
     """Show what goes wrong later on as one line too, where this process is ``python -m monai.bundle``.
 
     MONAI wraps whatever a component of a config raises in tracebacks of its parser. A `ValueError` that began in
-    this package says by itself what is wrong, and so does a machine without memory or disk; every other error keeps
-    its traceback.
+    this package says by itself what is wrong, and so does a machine without memory or disk. Behind others may be a
+    key that was misspelt: then that is said. Every other error keeps its traceback.
     """
     if is_bundle_command():
-        sys.excepthook = _show
+        sys.excepthook = partial(_show, sys.argv[1:])
 
 
-def _show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+def _show(
+    arguments: Sequence[str], kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
     first = error
     while first.__cause__ is not None:
         first = first.__cause__
-    if line := _one_line(first):
-        print(f"error: {line}", file=sys.stderr, flush=True)
-    else:
+    line = _one_line(first)
+    lines = [line] if line else command_line_faults(arguments)
+    for each in lines:
+        print(f"error: {each}", file=sys.stderr, flush=True)
+    if not lines:
         sys.__excepthook__(kind, error, trace)
 
 

@@ -406,7 +406,7 @@ NO_SPACE = OSError(errno.ENOSPC, "No space left on device", "a.pt")
 )
 def test_what_a_user_can_mend_is_shown_alone(capsys, error, line):
     outer = _wrapped(error)
-    guard._show(type(outer), outer, outer.__traceback__)
+    guard._show([], type(outer), outer, outer.__traceback__)
     said = capsys.readouterr().err
     assert said.startswith(line) and said.count("\n") == 1
 
@@ -414,7 +414,7 @@ def test_what_a_user_can_mend_is_shown_alone(capsys, error, line):
 @pytest.mark.parametrize("error", [ValueError("from elsewhere"), RuntimeError("a bug"), FileNotFoundError(2, "gone")])
 def test_what_is_not_the_users_keeps_its_traceback(capsys, error):
     outer = _wrapped(error)
-    guard._show(type(outer), outer, outer.__traceback__)
+    guard._show([], type(outer), outer, outer.__traceback__)
     said = capsys.readouterr().err
     assert "Traceback" in said and str(error) in said
 

@@ -50,7 +50,7 @@ def decode(content: bytes, path: str | Path) -> Image.Image:
     except UnidentifiedImageError:
         raise InputError(f"{path}: not an image that can be read; replace or remove it") from None
     except Exception as error:  # PIL raises OSError, SyntaxError, ValueError, struct.error … for broken files
-        raise InputError(f"{path}: unreadable or cut short ({error}); copy it again or remove the pair") from None
+        raise InputError(f"{path}: unreadable or cut short ({error}); copy it again or remove it") from None
     return image
 
 

@@ -58,6 +58,11 @@ def at_work(tmp_path, drawn) -> Path:
         ("train", {"dataset_dir": "data", "network_def#channels": [4, 8]}, ["channels needs 5 positive widths"]),
         (
             "train",
+            {"dataset_dir": "data", "network_def#attention_skip": [1]},
+            ["unknown key --network_def#attention_skip: .*did you mean --network_def#attention_skips"],
+        ),
+        (
+            "train",
             {
                 "dataset_dir": "no/folder",
                 "epochs": 0,
