@@ -28,7 +28,7 @@ def _one_of(names: Any) -> Rule:
     return f"one of {', '.join(names)}", lambda value: value in tuple(names)
 
 
-def _path_or_null(what: str) -> Rule:
+def _text_or_null(what: str) -> Rule:
     return f"{what}, or null in a config file", lambda value: value is None or is_text(value)
 
 
@@ -43,8 +43,8 @@ LAW_RULES: dict[str, Rule] = {
     "objective": _one_of(OBJECTIVES),
     "preset": _one_of(PRESETS),
     "trainable": _one_of(TRAINABLE),
-    "weights": _path_or_null("a model folder, or that of Stable Diffusion 1.5"),
-    "base": _path_or_null("the folder of Stable Diffusion 1.5"),
+    "weights": _text_or_null("a model folder, or that of Stable Diffusion 1.5"),
+    "base": _text_or_null("the folder of Stable Diffusion 1.5"),
     "keep_control": YES_OR_NO,
     "gradient_checkpointing": YES_OR_NO,
     "prompt_dropout": ("a number from 0 to 1", lambda value: number(value) and 0 <= value <= 1),
@@ -70,7 +70,11 @@ LAW_RULES: dict[str, Rule] = {
 }
 
 
-PAINTING_RULES: dict[str, Rule] = {**LAW_RULES, "steps": _SAMPLING_STEPS}
+PAINTING_RULES: dict[str, Rule] = {
+    **LAW_RULES,
+    "steps": _SAMPLING_STEPS,
+    "prompt": _text_or_null("a text"),
+}
 
 
 def _size(value: Any) -> bool:
