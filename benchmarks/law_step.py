@@ -58,7 +58,8 @@ class Step:
     def __init__(self, objective: str, settings: argparse.Namespace) -> None:
         self.preset, self.settings = PRESETS[settings.preset].at(settings.size), settings
         self.device = torch.device(settings.device)
-        denoiser = MaskConditionedDenoiser(_unet(settings)).add_control(self.preset.embedding_channels)
+        denoiser = MaskConditionedDenoiser(_unet(settings), patch=self.preset.patch)
+        denoiser.add_control(self.preset.embedding_channels)
         denoiser.set_trainable(settings.trainable)
         width = denoiser.unet.config.cross_attention_dim
         prompts = PromptEmbeddings(*HashedText(width, TOKENS).encode(["a prompt", ""]).split(1))

@@ -292,7 +292,7 @@ def test_phi_settles_on_the_lesion_at_its_own_learning_rate_and_not_at_the_denoi
             result.loss.backward()
             optimizer.step()
         contrast[rate] = (result.delta[masks > 0].mean() - result.delta[masks == 0].mean()).item()
-    assert contrast[1e-3] > 0.8 and contrast[1e-5] < 0.1, contrast
+    assert contrast[1e-3] > 0.7 and contrast[1e-5] < 0.1, contrast
 
 
 # By name
