@@ -69,8 +69,8 @@ class LearnableAdaptiveWeighter(nn.Module):
             denoiser can also lower its loss by steering its own weights.
         reduction: the mean of each ``"sample"``, or of the ``"batch"`` (of this process; samples that get ones are
             left out of it). r is of the sample in both.
-        kernel_sizes: of φ's convolutions, odd. The paper does not say; 3, 1, 1 sees 3×3, of features that have seen far, at a
-            quarter of the cost of 3, 3, 3.
+        kernel_sizes: of φ's convolutions, odd. The paper does not say; 3, 1, 1 sees 3×3, of features that have seen
+            far, at a quarter of the cost of 3, 3, 3.
         activation: between φ's convolutions, a name of `ACTIVATIONS`. The paper does not say.
         seed: of φ's first weights. torch's global generator is left alone, so that a training with a weighter and
             one without see the same noise.
