@@ -8,15 +8,17 @@ denoiser. Pixel space has no encoders, so that the second table is Stable Diffus
 from __future__ import annotations
 
 import argparse
-import gc
+import json
+import os
 import statistics
-from collections.abc import Callable
+import subprocess
+import sys
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from common.errors import reports_input_errors
+from common.errors import InputError, reports_input_errors
 from common.law import DenoisingLoss, build_objective, parameter_groups
 from common.law.codec import AutoencoderCodec
 from common.law.denoiser import MaskConditionedDenoiser, private_seed
@@ -28,7 +30,7 @@ from common.law.text import HashedText, PromptEmbeddings
 
 from . import reporting
 from .order_memory import median_ratio, seconds_in_turns
-from .peak_memory import MEBIBYTE, AllocatedMemory, ResidentMemory
+from .peak_memory import MEBIBYTE, ROOT, AllocatedMemory, ResidentMemory
 
 OBJECTIVES = ("uniform", "ratio", "law", "distillation")
 LIMITS = {"tiny": 1.05, "sd15": 1.01}  # of a step of law over one of uniform
@@ -121,22 +123,34 @@ class EncodingStep(Step):
         self.descend(latents)
 
 
-def _peak(make: Callable[[], Step]) -> int:
-    # Of the denoiser with all that a step holds; one after the other in this process, the smaller one first.
-    gc.collect()
-    watch = (AllocatedMemory if torch.cuda.is_available() and torch.cuda.is_initialized() else ResidentMemory)()
-    step = make()
+STEPS = {"cached": Step, "encoding": EncodingStep}
+
+
+def _peak_here(which: str, settings: argparse.Namespace) -> int:
+    # Of the denoiser with all that a step holds, weights and encoders with it.
+    watch = (AllocatedMemory if torch.device(settings.device).type == "cuda" else ResidentMemory)()
+    step = STEPS[which]("law", settings)
     step()
     step()
-    peak = watch.peak()
-    del step
-    gc.collect()
-    return peak
+    return watch.peak()
+
+
+def _peak(which: str, settings: argparse.Namespace) -> int:
+    # In a process of its own, where nothing else is held; freed tensors go back to the system at once.
+    given = json.dumps({**vars(settings), "threads": torch.get_num_threads()})
+    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.law_step", "--peak", which, "--given", given]
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(MEBIBYTE // 8)}
+    environment = {key: value for key, value in environment.items() if key != "MALLOC_MMAP_MAX_"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"killed by signal {-done.returncode}"])[-1]
+        raise InputError(f"measuring the memory of the {which} step failed: {last}; choose a smaller --batch")
+    return int(done.stdout.split()[-1])
 
 
 def objectives(settings: argparse.Namespace) -> dict[str, Any]:
     """Seconds of each objective's step, and its ratio to uniform's."""
-    seconds = seconds_in_turns({name: Step(name, settings) for name in OBJECTIVES}, settings.rounds)
+    seconds = seconds_in_turns({name: Step(name, settings) for name in settings.objectives}, settings.rounds)
     return {
         name: {"seconds": statistics.median(own), "by_uniform": median_ratio(own, seconds["uniform"])}
         for name, own in seconds.items()
@@ -145,13 +159,26 @@ def objectives(settings: argparse.Namespace) -> dict[str, Any]:
 
 def caches(settings: argparse.Namespace) -> dict[str, Any]:
     """Seconds and bytes of a step with caches and without."""
-    makers = {"cached": lambda: Step("law", settings), "encoding": lambda: EncodingStep("law", settings)}
-    peaks = {name: _peak(make) for name, make in makers.items()}
-    seconds = seconds_in_turns({name: make() for name, make in makers.items()}, settings.rounds)
+    peaks = {which: _peak(which, settings) for which in STEPS}
+    seconds = seconds_in_turns({which: make("law", settings) for which, make in STEPS.items()}, settings.rounds)
     return {
-        **{name: {"seconds": statistics.median(seconds[name]), "peak_bytes": peaks[name]} for name in makers},
+        **{which: {"seconds": statistics.median(seconds[which]), "peak_bytes": peaks[which]} for which in STEPS},
         "encoding_by_cached": median_ratio(seconds["encoding"], seconds["cached"]),
     }
+
+
+def _print_objectives(found: dict[str, Any], preset: str) -> None:
+    rows = [(name, f"{own['seconds']:.3f}", f"{own['by_uniform']:.3f}") for name, own in found.items()]
+    print(reporting.table(("objective", "median s a step", "by uniform"), rows))
+    print(f"law by uniform: limit {LIMITS[preset]}; median of the rounds")
+
+
+def _print_caches(found: dict[str, Any]) -> None:
+    rows = [
+        (which, f"{found[which]['seconds']:.3f}", f"{found[which]['peak_bytes'] / MEBIBYTE:,.0f}") for which in STEPS
+    ]
+    print(reporting.table(("step of law", "median s", "peak MiB"), rows))
+    print(f"encoding by cached: {found['encoding_by_cached']:.2f} (limit {CACHE_LIMIT}; median of the rounds)")
 
 
 @reports_input_errors
@@ -166,23 +193,27 @@ def main(arguments: list[str] | None = None) -> None:
     options.add_argument("--rounds", type=int, default=10, help="timed steps of each")
     options.add_argument("--narrow", action="store_true", help="a tenth of Stable Diffusion's width, for a CPU")
     options.add_argument("--amp", action="store_true", help="bfloat16 autocast")
+    options.add_argument("--objectives", nargs="*", choices=OBJECTIVES, default=list(OBJECTIVES), help="none: no table")
+    options.add_argument("--peak", choices=list(STEPS), help=argparse.SUPPRESS)  # what `_peak` asks of a process
+    options.add_argument("--given", type=json.loads, help=argparse.SUPPRESS)
     settings = options.parse_args(arguments)
+    if settings.peak:
+        torch.set_num_threads(settings.given["threads"])
+        print(_peak_here(settings.peak, argparse.Namespace(**settings.given)))
+        return
+    if settings.objectives and "uniform" not in settings.objectives:
+        raise InputError("--objectives: name uniform too, which the others are compared to; or none")
     settings.size = PRESETS[settings.preset].at(settings.size).image_size
     reporting.check(argparse.Namespace(**{**vars(settings), "size": None}))
     head = reporting.heading("benchmarks.law_step", settings)
-    results: dict[str, Any] = {"objectives": objectives(settings)}
-    rows = [(name, f"{own['seconds']:.3f}", f"{own['by_uniform']:.3f}") for name, own in results["objectives"].items()]
-    print(reporting.table(("objective", "median s a step", "by uniform"), rows))
-    print(f"law by uniform: limit {LIMITS[settings.preset]}")
-    if settings.preset == "sd15":
-        results["caches"] = found = caches(settings)
-        rows = [
-            (name, f"{found[name]['seconds']:.3f}", f"{found[name]['peak_bytes'] / MEBIBYTE:,.0f}")
-            for name in ("cached", "encoding")
-        ]
+    results: dict[str, Any] = {}
+    if settings.objectives:
+        results["objectives"] = objectives(settings)
+        _print_objectives(results["objectives"], settings.preset)
         print()
-        print(reporting.table(("step", "median s", "peak MiB"), rows))
-        print(f"encoding by cached: {found['encoding_by_cached']:.2f} (limit {CACHE_LIMIT}; median of the rounds)")
+    if settings.preset == "sd15":
+        results["caches"] = caches(settings)
+        _print_caches(results["caches"])
     reporting.finish(settings, head, results)
 
 

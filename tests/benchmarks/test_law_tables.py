@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import law_ablation, law_objectives
+from benchmarks import law_ablation, law_objectives, law_step
 from benchmarks.law_runs import RISE, Outcome, spread
 from common.errors import InputError
 from common.law import TABLE_6
@@ -79,3 +79,23 @@ def test_a_command_that_fails_ends_the_table_in_one_line(given, tmp_path) -> Non
     with pytest.raises((SystemExit, InputError)):
         law_objectives.main([*given, "--out", str(tmp_path / "o"), "--protocol", "none", "--objectives", "uniform"])
     assert not list(Path(tmp_path).rglob("outcome.json"))
+
+
+@pytest.mark.slow
+def test_a_step_is_timed_by_objective_and_with_and_without_caches(tmp_path, capsys) -> None:
+    """At a tenth of the width: that each figure is there and means what it says; the limits are for the full size."""
+    file = tmp_path / "step.json"
+    short = ["--rounds", "2", "--batch", "1", "--size", "64", "--threads", "1", "--out", str(file)]
+    law_step.main(["--preset", "sd15", "--narrow", "--objectives", "uniform", "law", *short])
+    said = capsys.readouterr().out
+    assert "law by uniform: limit 1.01" in said and "encoding by cached" in said
+    results = json.loads(file.read_text())["results"]
+    assert results["objectives"]["uniform"]["by_uniform"] == 1 and results["objectives"]["law"]["seconds"] > 0
+    cached, encoding = (results["caches"][which]["peak_bytes"] for which in ("cached", "encoding"))
+    assert encoding > cached + 10 * 2**20  # the two encoders alone are more
+
+
+def test_objectives_are_compared_to_uniform_or_not_at_all() -> None:
+    with pytest.raises(SystemExit) as ended:
+        law_step.main(["--objectives", "law"])
+    assert ended.value.code != 0
