@@ -159,7 +159,7 @@ def _training(folder: Path, overlay: Mapping[str, Any], seed: int, settings: arg
     options = {"seed": seed, "steps": settings.steps, "steps_per_epoch": settings.steps_per_epoch}
     options |= {key: getattr(settings, key) for key in ("weights", "protocol", "batch_size") if getattr(settings, key)}
     options |= {"dataset_dir": str(Path(settings.dataset_dir).resolve()), "output_dir": str(folder / "run")}
-    options |= {"cache_dir": str(folder.parent / "cache"), "strip_images": 4}
+    options |= {"cache_dir": str(folder.parent / "cache"), "strip_images": 0}
     return _bundle("training", str(files), options)
 
 
