@@ -55,14 +55,22 @@ def _unet(settings: argparse.Namespace) -> UNet2DConditionModel:
 
 
 class Step:
-    """A training step of an objective on a fixed random batch, as `DenoisingTrainer` does it."""
+    """A training step of an objective on a fixed random batch, as `DenoisingTrainer` does it.
 
-    def __init__(self, objective: str, settings: argparse.Namespace) -> None:
+    Args:
+        objective: by name.
+        settings: of the command.
+        denoiser: of another step, to share; None for a new one.
+    """
+
+    def __init__(
+        self, objective: str, settings: argparse.Namespace, denoiser: MaskConditionedDenoiser | None = None
+    ) -> None:
         self.preset, self.settings = PRESETS[settings.preset].at(settings.size), settings
         self.device = torch.device(settings.device)
-        denoiser = MaskConditionedDenoiser(_unet(settings), patch=self.preset.patch)
-        denoiser.add_control(self.preset.embedding_channels)
-        denoiser.set_trainable(settings.trainable)
+        if denoiser is None:
+            denoiser = MaskConditionedDenoiser(_unet(settings), patch=self.preset.patch)
+            denoiser.add_control(self.preset.embedding_channels).set_trainable(settings.trainable)
         width = denoiser.unet.config.cross_attention_dim
         prompts = PromptEmbeddings(*HashedText(width, TOKENS).encode(["a prompt", ""]).split(1))
         goal = build_objective(objective, in_channels=self.preset.latent_channels)
@@ -150,7 +158,9 @@ def _peak(which: str, settings: argparse.Namespace) -> int:
 
 def objectives(settings: argparse.Namespace) -> dict[str, Any]:
     """Seconds of each objective's step, and its ratio to uniform's."""
-    seconds = seconds_in_turns({name: Step(name, settings) for name in settings.objectives}, settings.rounds)
+    denoiser = Step("uniform", settings).network.denoiser  # one for all: it is large
+    steps = {name: Step(name, settings, denoiser) for name in settings.objectives}
+    seconds = seconds_in_turns(steps, settings.rounds)
     return {
         name: {"seconds": statistics.median(own), "by_uniform": median_ratio(own, seconds["uniform"])}
         for name, own in seconds.items()
