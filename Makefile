@@ -35,7 +35,7 @@ demo: $(STAMP)  ## draw a small set, train ORDER and LAW on it for a few minutes
 	@$(BUNDLE) --dataset_dir $(DEMO)/data --checkpoint $(DEMO)/train/model.pt --output_dir $(DEMO)/results --image_size 192 \
 		--config_file $(CONFIGS)/evaluate.yaml
 	@$(BUNDLE) training --config_file $(LAW)/train.yaml --dataset_dir $(DEMO)/data --output_dir $(DEMO)/law \
-		--cache_dir $(DEMO)/cache --keep_control true --steps 40 --steps_per_epoch 20 --batch_size 8 --strip_images 2
+		--cache_dir $(DEMO)/cache --keep_control True --steps 40 --steps_per_epoch 20 --batch_size 8 --strip_images 2
 	@$(BUNDLE) --config_file $(LAW)/inference.yaml --dataset_dir $(DEMO)/data --key validation --output_dir $(DEMO)/painted
 	@echo "ORDER, table and pictures: $(DEMO)/results"
 	@echo "LAW, a short training: $(DEMO)/law/strips; painted with the weights that ship: $(DEMO)/painted/overview.png"

@@ -38,6 +38,8 @@ class LawCheckpoint(RunCheckpoint):
         output_dir, optimizer, evaluator, history, lr_scheduler, settings, resume, record: as of `RunCheckpoint`.
     """
 
+    longer = "--steps"
+
     def __init__(
         self,
         output_dir: str | Path,
@@ -80,4 +82,6 @@ class LawCheckpoint(RunCheckpoint):
             self.ema.to(next(unwrapped(self.network).parameters()).device)
 
     def begin(self) -> None:
-        """The parts begin as they were loaded."""
+        """The parts begin as they were loaded; the average goes where they are."""
+        if self.ema is not None:
+            self.ema.to(next(unwrapped(self.network).parameters()).device)

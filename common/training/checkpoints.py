@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 import pickle
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -69,6 +70,8 @@ class RunCheckpoint:
             recipe, or as many processes that an epoch has another number of batches.
         TypeError: if `settings` holds what could not be read back from ``latest.pt``.
     """
+
+    longer = "--epochs"  # the option that makes a run longer
 
     def __init__(
         self,
@@ -199,12 +202,14 @@ class RunCheckpoint:
             key = self.evaluator.state.key_metric_name
             self.evaluator.state.best_metric = self.best
             # Without its epoch MONAI would take the next metric for the best.
-            self.evaluator.state.best_metric_epoch = max(self.history.rows, key=lambda row: row.get(key, -1))["epoch"]
+            self.evaluator.state.best_metric_epoch = max(self.history.rows, key=lambda row: row.get(key, -math.inf))[
+                "epoch"
+            ]
         trainer.state.epoch, trainer.state.iteration = state["epoch"], state["iteration"]
         if state["epoch"] >= trainer.state.max_epochs:
             logger.info(
                 f"{self.state_path} is complete: {state['epoch']} of {trainer.state.max_epochs} epochs; "
-                "raise --epochs to train on, or name another --output_dir to begin anew"
+                f"raise {self.longer} to train on, or name another --output_dir to begin anew"
             )
         else:
             logger.info(f"resuming {self.state_path} after epoch {state['epoch']}")
