@@ -120,7 +120,9 @@ def _parameters(component: Mapping[str, Any]) -> Mapping[str, inspect.Parameter]
 
 
 def _override_fault(config: Mapping[str, Any], key: str, value: Any) -> str | None:
-    parts = key.lstrip("+").replace("::", "#").split("#")
+    if key.startswith("+"):  # MONAI makes a key of that very name of it, which nothing reads
+        return f"--{key}: a + merges files of a config, not options; give --{key.lstrip('+')}"
+    parts = key.replace("::", "#").split("#")
     node: Any = config
     for depth, part in enumerate(parts):
         if isinstance(node, Mapping) and part in node:

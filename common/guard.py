@@ -48,7 +48,10 @@ def _show(
     while first.__cause__ is not None:
         first = first.__cause__
     line = _one_line(first)
-    lines = [line] if line else command_line_faults(arguments)
+    lines = [line] if line else []
+    if not lines:
+        with suppress(Exception):  # what went wrong may be the config itself
+            lines = command_line_faults(arguments)
     for each in lines:
         print(f"error: {each}", file=sys.stderr, flush=True)
     if not lines:
