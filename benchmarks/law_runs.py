@@ -6,6 +6,7 @@ import argparse
 import csv
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from monai.bundle import ConfigParser
 
 from common.data import Pair, Split, read_datalist, write_prepared_folder
 from common.errors import InputError
 from common.files import write_atomically, write_json
 from common.law import load_denoiser
 from common.law.cache import read_mask, read_picture
+from common.law.presets import TINY, find_preset
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SEGMENTER = REPOSITORY / "order_polyps" / "configs"
@@ -105,19 +108,51 @@ def run_row(name: str, overlay: Mapping[str, Any], seed: int, settings: argparse
 def run_ceiling(settings: argparse.Namespace) -> tuple[float, float]:
     """Dice and IoU of the same segmenter on the real images of the same masks, at the size of the painted ones.
 
-    What is painted can hardly be told better than that.
+    What is painted can hardly be told better than that. Call it first: it finds what is wrong before any training.
+
+    Raises:
+        InputError: without a segmenter for these images, or if the folder holds the ceiling of other settings.
     """
     folder = Path(settings.out).resolve() / "ceiling"
-    data, result = folder / "data", folder / "evaluation"
-    if not (result / "summary.json").is_file():
-        weights = Path(settings.weights or REPOSITORY / settings.bundle / "models" / "tiny")
-        size = load_denoiser(weights).preset.image_size
-        if not data.is_dir():
-            _write_small(data, read_datalist(settings.dataset_dir, settings.protocol, settings.split), size)
-        options = {"dataset_dir": str(data), "output_dir": str(result)}
-        options |= {"checkpoint": settings.segmenter} if settings.segmenter else {}
-        _succeeds(_bundle("evaluate", str(SEGMENTER / "evaluate.yaml"), options), folder / "evaluation.log")
-    return _read_means(result)
+    config = _merged(settings)
+    size = config["image_size"] or find_preset(config["preset"]).image_size
+    if config["preset"] == TINY.name:
+        weights = settings.weights or REPOSITORY / settings.bundle / "models" / "tiny"
+        size = config["image_size"] or load_denoiser(weights).preset.image_size
+    command = _measuring_real(folder, settings)
+    items = read_datalist(settings.dataset_dir, settings.protocol, settings.split)
+    wanted = {"command": command, "image_size": size, "images": [str(item["image"]) for item in items]}
+    record = folder / "ceiling.json"
+    if record.is_file():
+        if json.loads(record.read_text()) != wanted:
+            raise InputError(f"{folder} holds the ceiling of other settings; name another --out")
+        return _read_means(folder / "evaluation")
+    shutil.rmtree(folder, ignore_errors=True)
+    _write_small(folder / "data", items, size)
+    _succeeds(command, folder / "evaluation.log")
+    means = _read_means(folder / "evaluation")
+    write_json(record, wanted)
+    return means
+
+
+def _merged(settings: argparse.Namespace) -> dict[str, Any]:
+    configs = REPOSITORY / settings.bundle / "configs"
+    files = [str(configs / f"{name}.yaml") for name in ("train", *settings.overlays)]
+    return dict(ConfigParser.load_config_files(files))
+
+
+def _measuring_real(folder: Path, settings: argparse.Namespace) -> list[str]:
+    segmenter = settings.segmenter or _own_segmenter(settings)
+    options = {"dataset_dir": str(folder / "data"), "output_dir": str(folder / "evaluation")}
+    options |= {"checkpoint": str(Path(segmenter).resolve())}
+    return _bundle("evaluate", str(SEGMENTER / "evaluate.yaml"), options)
+
+
+def _own_segmenter(settings: argparse.Namespace) -> Path:
+    own = ConfigParser.load_config_file(REPOSITORY / settings.bundle / "configs" / "evaluate.yaml")["segmenter"]
+    if own is None:
+        raise InputError(f"--segmenter: {settings.bundle} has none of its own; give ORDER's weights for such images")
+    return SEGMENTER.parent / "models" / "model.pt"
 
 
 def _write_small(folder: Path, items: Sequence[Mapping[str, Any]], size: int) -> None:
@@ -157,7 +192,7 @@ def _training(folder: Path, overlay: Mapping[str, Any], seed: int, settings: arg
     configs = REPOSITORY / settings.bundle / "configs"
     files = [str(configs / f"{name}.yaml") for name in ("train", *settings.overlays)] + [str(row)]
     options = {"seed": seed, "steps": settings.steps, "steps_per_epoch": settings.steps_per_epoch}
-    options |= {key: getattr(settings, key) for key in ("weights", "protocol", "batch_size") if getattr(settings, key)}
+    options |= _given(settings, "weights", "protocol", "batch_size")
     options |= {"dataset_dir": str(Path(settings.dataset_dir).resolve()), "output_dir": str(folder / "run")}
     options |= {"cache_dir": str(folder.parent / "cache"), "strip_images": 0}
     return _bundle("training", str(files), options)
@@ -165,7 +200,9 @@ def _training(folder: Path, overlay: Mapping[str, Any], seed: int, settings: arg
 
 def _measuring(folder: Path, settings: argparse.Namespace) -> list[str]:
     options = {"dataset_dir": str(Path(settings.dataset_dir).resolve()), "split": settings.split}
-    options |= {key: getattr(settings, key) for key in ("protocol", "segmenter", "guidance") if getattr(settings, key)}
+    options |= _given(settings, "protocol", "segmenter", "guidance")
+    if _merged(settings)["preset"] != TINY.name:
+        options["base"] = settings.weights  # which has the encoders that a run does not keep
     options |= {"checkpoint": str(folder / "run" / "model"), "output_dir": str(folder / "evaluation")}
     options |= {"steps": settings.sampling_steps}
     return _bundle("evaluate", str(REPOSITORY / settings.bundle / "configs" / "evaluate.yaml"), options)
@@ -174,6 +211,10 @@ def _measuring(folder: Path, settings: argparse.Namespace) -> list[str]:
 def _read_means(folder: Path) -> tuple[float, float]:
     means = json.loads((folder / "summary.json").read_text())["mean_over_sources"]
     return means["dice"]["mean"], means["iou"]["mean"]
+
+
+def _given(settings: argparse.Namespace, *names: str) -> dict[str, Any]:
+    return {name: getattr(settings, name) for name in names if getattr(settings, name) is not None}
 
 
 def _bundle(run: str, files: str, options: Mapping[str, Any]) -> list[str]:

@@ -55,7 +55,7 @@ def _unet(settings: argparse.Namespace) -> UNet2DConditionModel:
 
 
 class Step:
-    """A training step of an objective on a fixed random batch, as `DenoisingTrainer` does it.
+    """A training step of an objective on a fixed random batch, as `DenoisingTrainer` does it without an average.
 
     Args:
         objective: by name.
@@ -93,6 +93,7 @@ class Step:
         """Forward, backward and the optimiser."""
         with autocast(self.device, self.settings.amp):
             self.network(latents, self.masks, *self.chance, self.images).loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.network.trained_parameters(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.device.type == "cuda":

@@ -135,17 +135,17 @@ def check_evaluation(
     check_data(faults, dataset_dir, protocol, [split], "choose another --split or --protocol")
     check_output(faults, output_dir)
     raise_faults(faults)
-    if split in _NOT_UNSEEN:
-        _warn_of_seen(checkpoint, read_datalist(dataset_dir, protocol or None, split), split)
+    warn_of_seen(checkpoint, read_datalist(dataset_dir, protocol or None, split), split)
 
 
 # What makes the figures of a list too high, in words.
 _NOT_UNSEEN = {"test": {"training": "trained on", "validation": "chosen by"}, "validation": {"training": "trained on"}}
 
 
-def _warn_of_seen(checkpoint: str, items: Sequence[Mapping[str, Any]], split: str) -> None:
-    seen = seen_before(checkpoint, items)
-    told = [f"was {words} {seen[key]}" for key, words in _NOT_UNSEEN[split].items() if seen.get(key)]
+def warn_of_seen(checkpoint: str, items: Sequence[Mapping[str, Any]], split: str) -> None:
+    """Say, on standard error, which images of a test or validation list are known to weights."""
+    seen = seen_before(checkpoint, items) if split in _NOT_UNSEEN else {}
+    told = [f"was {words} {seen[key]}" for key, words in _NOT_UNSEEN.get(split, {}).items() if seen.get(key)]
     if told:
         print(
             f"warning: {checkpoint} {' and '.join(told)} of the {len(items)} images of this {split} list; "

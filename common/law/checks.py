@@ -8,10 +8,20 @@ from typing import Any
 
 from torch import nn
 
+from ..data import read_datalist
 from ..errors import reports_input_errors
 from ..files import check_writable
-from ..guard import check_data, check_output, check_weights, collect, faults_of_keys, is_text, raise_faults
-from ..provenance import LISTS
+from ..guard import (
+    check_data,
+    check_output,
+    check_weights,
+    collect,
+    faults_of_keys,
+    is_text,
+    raise_faults,
+    warn_of_seen,
+)
+from ..provenance import LISTS, read_record
 from ..settings import RULES, TEXT, YES_OR_NO, Rule, at_least, number, whole
 from .denoiser import TRAINABLE
 from .objectives import OBJECTIVES
@@ -108,6 +118,8 @@ def check_law_training(
     faults = faults_of_keys(dataset_dir, {**named, **settings}, rules=LAW_RULES)
     if not faults:
         faults += _steps_faults(settings["steps"], settings["steps_per_epoch"])
+        if settings["trainable"] == "prior" and settings["objective"] != "uniform":
+            faults.append(f"--objective {settings['objective']} weighs by a mask, and a prior sees none; give uniform")
     check_data(faults, dataset_dir, protocol, LISTS, "prepare it again with more images")
     if is_text(cache_dir) and not faults:
         collect(faults, lambda: check_writable(Path(cache_dir)))
@@ -142,6 +154,8 @@ def check_recovery(
 ) -> None:
     """What can be known to be wrong before masks are painted from and looked for again.
 
+    Warns of images in a test or validation list that the painter or the segmenter was trained on or chosen by.
+
     Args:
         dataset_dir: a prepared folder.
         protocol: one that it holds; None or "" for its default.
@@ -156,9 +170,14 @@ def check_recovery(
     faults = faults_of_keys(dataset_dir, {**named, "segmenter": segmenter, **settings}, rules=PAINTING_RULES)
     if is_text(segmenter):
         collect(faults, lambda: check_weights(network, segmenter))
+    if is_text(segmenter):
+        collect(faults, lambda: read_record(segmenter))
     check_data(faults, dataset_dir, protocol, [split], "choose another --split or --protocol")
     check_output(faults, output_dir)
     raise_faults(faults)
+    items = read_datalist(dataset_dir, protocol or None, split)
+    for weights in (segmenter, checkpoint):
+        warn_of_seen(weights, items, split)
 
 
 def _steps_faults(steps: int, steps_per_epoch: int) -> list[str]:

@@ -82,7 +82,8 @@ class Painting:
         key: the list of a prepared folder of masks.
         images_per_mask: painted from the mask as it is, each of another seed.
         augmented_per_mask: painted from masks that `augment_mask` makes of it.
-        keep_empty: paint also from masks without a lesion, or whose lesion vanishes at `image_size`.
+        keep_empty: paint also from masks without a lesion, or whose lesion vanishes at `image_size`; one at
+            least has to have one, or nothing could be trained on the folder.
         into: the list that the pairs go to; of "training" a tenth of the groups becomes "validation".
         image_size: of the images, to which masks are resized, nearest; None for the model's.
         steps: as of `sample`, and so `guidance`, `eta` and `batch_size`.

@@ -251,7 +251,8 @@ def _copy_encoders(source: Path, folder: Path) -> None:
         for path in texts:
             shutil.copyfile(path, folder / part / path.name)
         if weights is not None:
-            shutil.copyfile(weights, folder / part / weights.name)
+            # Under the plain name, which diffusers asks for, if they were there in half precision alone.
+            shutil.copyfile(weights, folder / part / f"{pretrained.WEIGHTS[part]}.safetensors")
 
 
 def _model_index(parts: Parts) -> dict[str, Any]:

@@ -121,11 +121,14 @@ def finish(
         progress=progress,
         total=len(items),
     )
-    write_json(finished / RECORD, settings)
-    write_atomically(finished / OVERVIEW, encode_png(_overview(items, painted, settings["image_size"])))
-    if out.exists():
-        out.rmdir()
-    os.replace(finished, out)
+    try:
+        write_json(finished / RECORD, settings)
+        write_atomically(finished / OVERVIEW, encode_png(_overview(items, painted, settings["image_size"])))
+        if out.exists():
+            out.rmdir()
+        os.replace(finished, out)
+    except OSError as error:
+        raise InputError(f"{out}: {error.strerror}; make room, then give the same call to go on") from None
     shutil.rmtree(state.folder, ignore_errors=True)
 
 

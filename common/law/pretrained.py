@@ -82,6 +82,7 @@ def find_sd15(path_or_id: str | Path) -> Path:
     Args:
         path_or_id: a folder in diffusers' layout, or the id of a repository on the hub, of which only the files
             needed are fetched (or taken from the hub's cache; nothing else is, where ``HF_HUB_OFFLINE=1`` is set).
+            What begins with the name of a folder that is here is a path.
 
     Raises:
         InputError: naming what is missing, from where to get it, and where to put it; or that it is a pickle.
@@ -93,7 +94,7 @@ def find_sd15(path_or_id: str | Path) -> Path:
         if missing := missing_files(folder, FOR_SD15):
             raise InputError(f"{folder} is not all of Stable Diffusion 1.5: {_how_to_mend(missing, folder)}")
         return folder
-    if _HUB_ID.fullmatch(str(path_or_id)):
+    if _HUB_ID.fullmatch(str(path_or_id)) and not folder.parent.is_dir():  # else it is a path, mistyped
         return _from_hub(str(path_or_id))
     raise InputError(f"no folder {folder}: {_how_to_mend(missing_files(folder, FOR_SD15), folder)}")
 
@@ -113,6 +114,11 @@ def _how_to_mend(missing: Sequence[str], folder: Path) -> str:
         f"them into {folder} under these very names (hf download {SD15_REPOSITORY} {' '.join(missing)} "
         f"--local-dir {folder})"
     )
+
+
+def how_to_get_sd15() -> str:
+    """What to download, from where, and where to put it, in a line."""
+    return _how_to_mend(missing_files(Path("sd15"), FOR_SD15), Path("sd15"))
 
 
 def _patterns() -> list[str]:
@@ -137,7 +143,7 @@ def _from_hub(repository: str) -> Path:
             return folder
     raise InputError(
         f"{repository} is no folder here, and the hub did not give it ({reason}); "
-        f"{_how_to_mend(missing_files(Path('sd15'), FOR_SD15), Path('sd15'))}, and give that folder's path"
+        f"{how_to_get_sd15()}, and give that folder's path"
     )
 
 

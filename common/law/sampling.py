@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -57,7 +58,7 @@ def sample(
         InputError: if a number is out of range, or masks, seeds, codec and denoiser do not fit together.
     """
     trained = scheduler.config.num_train_timesteps
-    size = _check(denoiser, masks, seeds, codec, steps, trained, eta, batch_size, image_size)
+    size = _check(denoiser, masks, seeds, codec, steps, trained, guidance, eta, batch_size, image_size)
     scheduler = DDIMScheduler.from_config(scheduler.config)
     scheduler.set_timesteps(steps)
     prompts = prompts.to(denoiser.unet.device)
@@ -123,6 +124,7 @@ def _check(
     codec: Codec,
     steps: int,
     trained: int,
+    guidance: float,
     eta: float,
     batch_size: int,
     image_size: int | None,
@@ -131,6 +133,8 @@ def _check(
         raise InputError(f"steps: {steps} and batch_size: {batch_size} have to be at least 1")
     if steps > trained:
         raise InputError(f"steps: {steps} are more than the {trained} that the denoiser was trained with")
+    if not math.isfinite(guidance):
+        raise InputError(f"guidance: {guidance} has to be a finite number")
     if not 0 <= eta <= 1:
         raise InputError(f"eta: {eta} has to lie in [0, 1]; more noise than DDPM's leaves no image")
     if not seeds or any(not 0 <= int(seed) < 2**63 for seed in seeds):

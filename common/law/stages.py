@@ -8,6 +8,7 @@ from ..errors import InputError
 from .denoiser import TRAINABLE
 from .loading import SETTINGS, Parts, build_tiny, load_denoiser, load_sd15
 from .presets import SD15, find_preset
+from .pretrained import how_to_get_sd15
 
 
 def begin_stage(
@@ -63,7 +64,9 @@ def _loaded(
 ) -> Parts:
     if weights is None:
         if preset == SD15.name:
-            raise InputError("weights: the preset sd15 needs the folder of Stable Diffusion 1.5: --weights FOLDER")
+            raise InputError(
+                f"weights: the preset sd15 needs Stable Diffusion 1.5: --weights FOLDER; {how_to_get_sd15()}"
+            )
         if trainable != "prior":
             raise InputError(
                 "weights: a control network learns on an image prior; train that first (the overlay prior.yaml), and "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -95,7 +96,7 @@ class LearnableAdaptiveWeighter(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        _check_ranges(temperature, gamma, w_min, w_max, reduction, kernel_sizes, activation)
+        _check_ranges(hidden_channels, temperature, gamma, w_min, w_max, reduction, kernel_sizes, activation)
         self.temperature = temperature
         self.gamma = gamma
         self.w_min = w_min
@@ -174,6 +175,7 @@ def _at_least_float32(x: Tensor) -> Tensor:
 
 
 def _check_ranges(
+    hidden_channels: int,
     temperature: float,
     gamma: float,
     w_min: float | None,
@@ -183,6 +185,11 @@ def _check_ranges(
     activation: str,
 ) -> None:
     faults = []
+    numbers = {"temperature": temperature, "gamma": gamma, "w_min": w_min, "w_max": w_max}
+    if wrong := [name for name, value in numbers.items() if value is not None and not math.isfinite(value)]:
+        faults.append(f"{', '.join(wrong)} has to be finite")
+    if hidden_channels < 1:
+        faults.append(f"hidden_channels is {hidden_channels}; it must be at least 1")
     if temperature <= 0:
         faults.append(f"temperature is {temperature}; it must be above 0")
     if not 0 <= gamma <= 1:
@@ -193,7 +200,7 @@ def _check_ranges(
         faults.append(f"w_max is {w_max}; it must be at least 1, the mean, or None for no upper bound")
     if reduction not in REDUCTIONS:
         faults.append(f"reduction is {reduction!r}; choose one of {', '.join(REDUCTIONS)}")
-    if len(kernel_sizes) != 3 or any(size < 1 or size % 2 == 0 for size in kernel_sizes):
+    if len(kernel_sizes) != 3 or not all(isinstance(size, int) and size > 0 and size % 2 for size in kernel_sizes):
         faults.append(f"kernel_sizes is {list(kernel_sizes)}; give three odd numbers")
     if activation not in ACTIVATIONS:
         faults.append(f"activation is {activation!r}; choose one of {', '.join(ACTIVATIONS)}")

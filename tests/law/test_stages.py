@@ -99,7 +99,10 @@ def test_a_prior_goes_on_from_a_model_without_its_control_network(controlled):
         (("tiny", "everything"), "trainable: 'everything' is none of prior, control"),
         (("huge", "prior"), "preset: 'huge' is none of sd15, tiny"),
         (("tiny", "control"), r"train that first .the overlay prior\.yaml"),
-        (("sd15", "control"), "needs the folder of Stable Diffusion 1.5: --weights FOLDER"),
+        (
+            ("sd15", "control"),
+            "needs Stable Diffusion 1.5: --weights FOLDER; missing unet/config.json.* download these",
+        ),
         (("tiny", "control", "nowhere"), r"nowhere holds no law\.json"),
         (("sd15", "control", "nowhere"), "no folder nowhere: missing unet/config.json.* download these files"),
     ],
