@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from benchmarks import law_ablation, law_objectives, law_step
 from benchmarks.law_runs import RISE, Outcome, spread
@@ -13,6 +14,7 @@ from common.errors import InputError
 from common.law import TABLE_6
 from common.law.loading import build_tiny, save_denoiser
 from tests.bundles.drawn import draw_prepared
+from tests.law.small import save_stable_diffusion
 
 SHORT = ["--steps", "1", "--steps_per_epoch", "1", "--batch_size", "2", "--sampling_steps", "2"]
 
@@ -99,3 +101,31 @@ def test_objectives_are_compared_to_uniform_or_not_at_all() -> None:
     with pytest.raises(SystemExit) as ended:
         law_step.main(["--objectives", "law"])
     assert ended.value.code != 0
+
+
+@pytest.mark.slow
+def test_a_table_runs_at_the_papers_size_too(given, tmp_path) -> None:
+    """On small random weights: latents of 384², the ceiling at that size, encoders from the folder that was given."""
+    hub = save_stable_diffusion(tmp_path / "hub")
+    data = given[given.index("--dataset_dir") + 1]
+    command = ["--dataset_dir", data, "--weights", str(hub), *SHORT, "--overlays", "sd15", "--protocol", "drawn"]
+    out = tmp_path / "table"
+    law_objectives.main([*command, "--out", str(out), "--seeds", "0", "--objectives", "uniform", "--guidance", "0"])
+    assert json.loads((out / "uniform_0" / "evaluation" / "painted" / "generation.json").read_text())["guidance"] == 0
+    with Image.open(next((out / "ceiling" / "data" / "images").iterdir())) as image:
+        assert image.size == (384, 384)
+
+
+def test_a_ceiling_is_that_of_its_own_settings(given, tmp_path) -> None:
+    (tmp_path / "ceiling").mkdir()
+    (tmp_path / "ceiling" / "ceiling.json").write_text("{}")
+    with pytest.raises(SystemExit) as ended:
+        law_objectives.main([*given, "--out", str(tmp_path), "--objectives", "uniform"])
+    assert ended.value.code != 0
+
+
+def test_a_bundle_without_a_segmenter_is_told_before_any_training(given, tmp_path, capsys) -> None:
+    with pytest.raises(SystemExit):
+        law_objectives.main([*given, "--out", str(tmp_path), "--bundle", "law_kits19", "--protocol", "drawn"])
+    assert "--segmenter: law_kits19 has none of its own" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.log"))

@@ -183,7 +183,11 @@ def test_a_folder_saved_without_its_encoders_takes_them_from_its_base(hub: Path,
 def test_weights_in_half_precision_alone_will_do(own: Path) -> None:
     for path in list(own.rglob("*.safetensors")):
         path.rename(path.with_name(path.name.replace(".safetensors", ".fp16.safetensors")))
-    assert {one.dtype for one in load_sd15(own, image_size=SIZE).denoiser.parameters()} == {torch.float32}
+    parts = load_sd15(own, image_size=SIZE)
+    assert {one.dtype for one in parts.denoiser.parameters()} == {torch.float32}
+    save_denoiser(own.parent / "saved", parts)  # under the names that diffusers asks for by itself
+    for part, name in (("vae", "diffusion_pytorch_model"), ("text_encoder", "model")):
+        assert (own.parent / "saved" / part / f"{name}.safetensors").is_file()
 
 
 def test_a_repository_in_the_hub_s_cache_needs_no_connection(
@@ -267,6 +271,13 @@ def test_a_single_file_is_no_folder(tmp_path: Path, name: str, words: str) -> No
     with pytest.raises(InputError, match=words) as error:
         load_sd15(tmp_path / name)
     one_line(error)
+
+
+def test_a_mistyped_path_is_not_sent_to_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(InputError, match=r"no folder runs/sd15: missing unet/config\.json"):
+        find_sd15("runs/sd15")
 
 
 def test_a_repository_that_cannot_be_had_is_told_with_the_way_around() -> None:
