@@ -180,6 +180,15 @@ def caches(settings: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def _kept(results: dict[str, Any], preset: str) -> bool:
+    law = results.get("objectives", {}).get("law", {"by_uniform": 0.0})["by_uniform"] <= LIMITS[preset]
+    found = results.get("caches")
+    if found is None:
+        return law
+    smaller = found["cached"]["peak_bytes"] < found["encoding"]["peak_bytes"]
+    return law and smaller and found["encoding_by_cached"] >= CACHE_LIMIT
+
+
 def _print_objectives(found: dict[str, Any], preset: str) -> None:
     rows = [(name, f"{own['seconds']:.3f}", f"{own['by_uniform']:.3f}") for name, own in found.items()]
     print(reporting.table(("objective", "median s a step", "by uniform"), rows))
@@ -196,7 +205,7 @@ def _print_caches(found: dict[str, Any]) -> None:
 
 @reports_input_errors
 def main(arguments: list[str] | None = None) -> None:
-    """The command."""
+    """The command. Exit code 1 if a limit was broken, but with ``--narrow``, whose proportions are others."""
     options = reporting.parser("benchmarks.law_step", __doc__)
     reporting.add_machine_options(options)
     options.add_argument("--preset", choices=list(PRESETS), default="tiny")
@@ -228,6 +237,8 @@ def main(arguments: list[str] | None = None) -> None:
         results["caches"] = caches(settings)
         _print_caches(results["caches"])
     reporting.finish(settings, head, results)
+    if not settings.narrow and not _kept(results, settings.preset):
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -93,6 +93,7 @@ class Painting:
         name: of the dataset, and the source of its items.
         licence: of the images; None for that of the prepared folder of masks.
         device: that paints. Images of different devices differ by rounding.
+        amp: bfloat16 autocast; images differ by rounding from those without.
         progress: show bars.
 
     Attributes:
@@ -128,6 +129,7 @@ class Painting:
         name: str = "law",
         licence: str | None = None,
         device: torch.device | str = "cpu",
+        amp: bool = False,
         progress: bool = True,
     ) -> None:
         _check_options(images_per_mask, augmented_per_mask, into, key, steps, batch_size, seed, name)
@@ -151,6 +153,7 @@ class Painting:
             "eta": float(eta),
             "batch_size": batch_size,
             "device": self.device.type,
+            "amp": amp,
             "seed": seed,
             "images_per_mask": images_per_mask,
             "augmented_per_mask": augmented_per_mask,
@@ -159,7 +162,7 @@ class Painting:
             "name": name,
             "licence": licence or licence_of(masks) or "not stated",
         }
-        self.painter = MaskPainter(parts, steps, guidance, eta, batch_size).to(self.device)
+        self.painter = MaskPainter(parts, steps, guidance, eta, batch_size, amp).to(self.device)
         self.state = PaintingState(self.out, self.settings)
         self.is_done = self.state.is_done()
         there: Mapping[str, Path] = {}

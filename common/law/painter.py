@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .codec import Codec
+from .engine import autocast
 from .loading import Parts
 from .sampling import sample
 from .text import PromptEmbeddings
@@ -21,17 +22,24 @@ class MaskPainter(nn.Module):
     Args:
         parts: of `load_denoiser`, with a control network and a prompt.
         steps, guidance, eta, batch_size: as of `sample`.
+        amp: bfloat16 autocast.
 
     Attributes:
         progress: called with the number of steps done and of all, after each; or None.
     """
 
     def __init__(
-        self, parts: Parts, steps: int = 50, guidance: float = 10.0, eta: float = 0.0, batch_size: int = 8
+        self,
+        parts: Parts,
+        steps: int = 50,
+        guidance: float = 10.0,
+        eta: float = 0.0,
+        batch_size: int = 8,
+        amp: bool = False,
     ) -> None:
         super().__init__()
         self.parts, self.denoiser = parts, parts.denoiser.eval()
-        self.steps, self.guidance, self.eta, self.batch_size = steps, guidance, eta, batch_size
+        self.steps, self.guidance, self.eta, self.batch_size, self.amp = steps, guidance, eta, batch_size, amp
         self.progress: Callable[[int, int], None] | None = None
         self._codec: Codec | None = None
         self._prompts: PromptEmbeddings | None = None
@@ -43,16 +51,17 @@ class MaskPainter(nn.Module):
             given, dropped = self.parts.open_text().encode([self.parts.prompt, ""]).float().split(1)
             self._prompts = PromptEmbeddings(given, dropped)
             self._codec = self.parts.open_codec(self.denoiser.unet.device)
-        return sample(
-            self.denoiser,
-            masks,
-            list(range(len(masks))) if seeds is None else [int(seed) for seed in seeds],
-            prompts=self._prompts,
-            scheduler=self.parts.scheduler,
-            codec=self._codec,
-            steps=self.steps,
-            guidance=self.guidance,
-            eta=self.eta,
-            batch_size=self.batch_size,
-            progress=self.progress,
-        )
+        with autocast(self.denoiser.unet.device, self.amp):
+            return sample(
+                self.denoiser,
+                masks,
+                list(range(len(masks))) if seeds is None else [int(seed) for seed in seeds],
+                prompts=self._prompts,
+                scheduler=self.parts.scheduler,
+                codec=self._codec,
+                steps=self.steps,
+                guidance=self.guidance,
+                eta=self.eta,
+                batch_size=self.batch_size,
+                progress=self.progress,
+            )

@@ -188,7 +188,7 @@ def test_masks_become_a_prepared_folder(warm, drawn, control, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one(drawn, prior, tmp_path):
+def test_two_processes_stay_together(drawn, prior, tmp_path):
     """Two batches to a step on each of two processes: both end with the same weights, and rank 0 alone writes."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     given = {
