@@ -55,7 +55,8 @@ def command_line_faults(arguments: Sequence[str] | None = None) -> list[str]:
         for name, each in inspect.signature(function).parameters.items()
         if each.kind != each.VAR_KEYWORD
     }
-    overrides = {key: value for key, value in flags if key not in own}
+    # MONAI takes a + off: it means something only beside an args_file.
+    overrides = {key.removeprefix("+"): value for key, value in flags if key not in own}
     if "args_file" in given:
         in_file = ConfigParser.load_config_file(given["args_file"])
         given = {**in_file, **given}
@@ -120,9 +121,7 @@ def _parameters(component: Mapping[str, Any]) -> Mapping[str, inspect.Parameter]
 
 
 def _override_fault(config: Mapping[str, Any], key: str, value: Any) -> str | None:
-    if key.startswith("+"):  # MONAI makes a key of that very name of it, which nothing reads
-        return f"--{key}: a + merges files of a config, not options; give --{key.lstrip('+')}"
-    parts = key.replace("::", "#").split("#")
+    parts = key.lstrip("+").replace("::", "#").split("#")
     node: Any = config
     for depth, part in enumerate(parts):
         if isinstance(node, Mapping) and part in node:

@@ -34,8 +34,8 @@ def report_config_errors() -> None:
     """Show what goes wrong later on as one line too, where this process is ``python -m monai.bundle``.
 
     MONAI wraps whatever a component of a config raises in tracebacks of its parser. A `ValueError` that began in
-    this package says by itself what is wrong, and so does a machine without memory or disk. Behind others may be a
-    key that was misspelt: then that is said. Every other error keeps its traceback.
+    this package says by itself what is wrong, and so does a machine without memory or disk. Behind a `TypeError` may
+    be a key that was misspelt: then that is said. Every other error keeps its traceback.
     """
     if is_bundle_command():
         sys.excepthook = partial(_show, sys.argv[1:])
@@ -48,14 +48,19 @@ def _show(
     while first.__cause__ is not None:
         first = first.__cause__
     line = _one_line(first)
-    lines = [line] if line else []
-    if not lines:
-        with suppress(Exception):  # what went wrong may be the config itself
-            lines = command_line_faults(arguments)
+    lines = [line] if line else _misspelt(arguments, first)
     for each in lines:
         print(f"error: {each}", file=sys.stderr, flush=True)
     if not lines:
         sys.__excepthook__(kind, error, trace)
+
+
+def _misspelt(arguments: Sequence[str], error: BaseException) -> list[str]:
+    # What a component was given and does not take, which stops a config before its checks; no other error is ours.
+    if isinstance(error, TypeError):
+        with suppress(Exception):
+            return command_line_faults(arguments)
+    return []
 
 
 def _one_line(error: BaseException) -> str | None:

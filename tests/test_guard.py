@@ -32,6 +32,7 @@ CONFIG = {
     "plain": {"_target_": "builtins.dict", "a": 1},  # has no signature
     "train": {"handlers": [{"_target_": "StatsHandler"}]},
 }
+TRAIN = Path(__file__).parents[1] / "order_polyps" / "configs" / "train.yaml"
 SETTINGS = {"epochs": 2, "val_interval": 1, "batch_size": 2, "image_size": 64}
 
 
@@ -70,6 +71,8 @@ def told(tmp_path):
         ["--optimizer", "%other.yaml#optimizer"],
         ["--open#anything", "1"],
         ["--plain#anything", "1"],
+        ["--+sizes", "[3]"],
+        ["--+loss#sigmoid", "False"],
         ["--run_id", "training", "--meta_file", "x.json", "--logging_file", "y.conf"],
         ["--tracking", "mlflow", "--experiment_name", "x"],
     ],
@@ -89,7 +92,7 @@ def test_what_the_config_or_the_command_has_is_taken(told, arguments):
         (["--optimizer#lrr", "1"], r"did you mean --optimizer#lr\?"),
         (["--open#readr", "1"], r"did you mean --open#reader\?"),
         (["--train#handlers#1", "x"], r"unknown key --train#handlers#1"),
-        (["--+sizes", "[3]"], r"a \+ merges files of a config, not options; give --sizes"),
+        (["--+loss#sigmoyd", "True"], r"did you mean --loss#sigmoid\?"),
         (["--xyzzy", "1"], "unknown key --xyzzy.*see the first section"),
         (["--experiment_name", "x"], "unknown key --experiment_name"),
         (["--rate", "fast"], "--rate takes a number such as 0.1; got 'fast'"),
@@ -414,7 +417,8 @@ def test_what_a_user_can_mend_is_shown_alone(capsys, error, line):
 @pytest.mark.parametrize("error", [ValueError("from elsewhere"), RuntimeError("a bug"), FileNotFoundError(2, "gone")])
 def test_what_is_not_the_users_keeps_its_traceback(capsys, error):
     outer = _wrapped(error)
-    guard._show([], type(outer), outer, outer.__traceback__)
+    misspelt = ["run", "--config_file", str(TRAIN), "--epoch", "4"]
+    guard._show(misspelt, type(outer), outer, outer.__traceback__)
     said = capsys.readouterr().err
     assert "Traceback" in said and str(error) in said
 
