@@ -68,6 +68,7 @@ def parser(module: str, description: str | None) -> argparse.ArgumentParser:
     options.add_argument("--batch_size", type=int, help="of training; the bundle's own if not given")
     options.add_argument("--sampling_steps", type=int, default=50, help="of DDIM")
     options.add_argument("--guidance", type=float, help="of sampling; the bundle's own if not given")
+    options.add_argument("--control_scale", type=float, help="of sampling; the bundle's own if not given")
     options.add_argument("--segmenter", help="weights of ORDER that look for the lesion; the bundle's own if not given")
     options.add_argument("--split", default="test", help="whose masks are painted from")
     return options
@@ -200,7 +201,7 @@ def _training(folder: Path, overlay: Mapping[str, Any], seed: int, settings: arg
 
 def _measuring(folder: Path, settings: argparse.Namespace) -> list[str]:
     options = {"dataset_dir": str(Path(settings.dataset_dir).resolve()), "split": settings.split}
-    options |= _given(settings, "protocol", "segmenter", "guidance")
+    options |= _given(settings, "protocol", "segmenter", "guidance", "control_scale")
     if _merged(settings)["preset"] != TINY.name:
         options["base"] = settings.weights  # which has the encoders that a run does not keep
     options |= {"checkpoint": str(folder / "run" / "model"), "output_dir": str(folder / "evaluation")}

@@ -73,6 +73,10 @@ LAW_RULES: dict[str, Rule] = {
     "licence": _text_or_null("a text"),
     "keep_empty": YES_OR_NO,
     "guidance": ("a number", number),
+    "control_scale": (
+        "a number, 0 or more, or null in a config file",
+        lambda value: value is None or (number(value) and value >= 0),
+    ),
     "eta": ("a number from 0 to 1", lambda value: number(value) and 0 <= value <= 1),
     "key": RULES["split"],
     "into": RULES["split"],

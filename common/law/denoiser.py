@@ -83,17 +83,21 @@ class MaskConditionedDenoiser(nn.Module):
         """
         return 2 ** (len(self._control().config.conditioning_embedding_out_channels) - 1) // self.patch
 
-    def forward(self, noisy: Tensor, timesteps: Tensor, text: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self, noisy: Tensor, timesteps: Tensor, text: Tensor, mask: Tensor | None = None, control_scale: float = 1.0
+    ) -> Tensor:
         text = text.expand(noisy.shape[0], -1, -1)
         condition = None if mask is None else self.condition(mask, noisy)
         places = noisy if self.patch == 1 else nn.functional.pixel_unshuffle(noisy, self.patch)
-        prediction = self._predict(places, timesteps, text, condition).to(noisy.dtype)
+        prediction = self._predict(places, timesteps, text, condition, control_scale).to(noisy.dtype)
         return prediction if self.patch == 1 else nn.functional.pixel_shuffle(prediction, self.patch)
 
-    def _predict(self, places: Tensor, timesteps: Tensor, text: Tensor, condition: Tensor | None) -> Tensor:
+    def _predict(
+        self, places: Tensor, timesteps: Tensor, text: Tensor, condition: Tensor | None, control_scale: float
+    ) -> Tensor:
         if condition is None:
             return self.unet(places, timesteps, text, return_dict=False)[0]
-        down, middle = self._control()(places, timesteps, text, condition, return_dict=False)
+        down, middle = self._control()(places, timesteps, text, condition, control_scale, return_dict=False)
         prediction = self.unet(
             places,
             timesteps,

@@ -87,6 +87,7 @@ class Painting:
         into: the list that the pairs go to; of "training" a tenth of the groups becomes "validation".
         image_size: of the images, to which masks are resized, nearest; None for the model's.
         steps: as of `sample`, and so `guidance`, `eta` and `batch_size`.
+        control_scale: as of `MaskPainter`.
         seed: what the seeds of images are made of, with the names of their masks (`seed_of`), and of the split.
         prompt: None for the one that the model was trained with.
         objective: that it was trained with; None for what its `law.json` says, if it does.
@@ -121,6 +122,7 @@ class Painting:
         image_size: int | None = None,
         steps: int = 50,
         guidance: float = 10.0,
+        control_scale: float | None = None,
         eta: float = 0.0,
         batch_size: int = 8,
         seed: int = 0,
@@ -142,6 +144,7 @@ class Painting:
         self.notes = [f"{left_out} of {len(found)} masks left out: no lesion at {size}×{size}"] if left_out else []
         if all(mask.empty for mask in kept):
             raise InputError(f"{masks}: none of its {len(found)} masks has a lesion at {size}×{size}; give others")
+        self.painter = MaskPainter(parts, steps, guidance, control_scale, eta, batch_size, amp).to(self.device)
         self.items = list(items_of(kept, images_per_mask, augmented_per_mask, seed))
         self.settings = {
             "model": model_digest(model, base),
@@ -150,6 +153,7 @@ class Painting:
             "image_size": size,
             "steps": steps,
             "guidance": float(guidance),
+            "control_scale": self.painter.control_scale,
             "eta": float(eta),
             "batch_size": batch_size,
             "device": self.device.type,
@@ -162,7 +166,6 @@ class Painting:
             "name": name,
             "licence": licence or licence_of(masks) or "not stated",
         }
-        self.painter = MaskPainter(parts, steps, guidance, eta, batch_size, amp).to(self.device)
         self.state = PaintingState(self.out, self.settings)
         self.is_done = self.state.is_done()
         there: Mapping[str, Path] = {}
@@ -226,8 +229,8 @@ def generate(model: str | Path, masks: str | Path, out: str | Path, **options: A
     """Paint a prepared folder of pairs, whole or not at all; called again after it was stopped, it goes on.
 
     An item of its lists has further keys: source_mask (the file's name), augmented (0 or 1), seed, model
-    (`model_digest`), objective (if known), guidance and steps. Its group is that of the real image. Arguments and
-    errors are those of `Painting`.
+    (`model_digest`), objective (if known), guidance, control_scale and steps. Its group is that of the real image.
+    Arguments and errors are those of `Painting`.
     """
     painting = Painting(model, masks, out, **options)
     if len(painting.dataset):

@@ -66,7 +66,7 @@ def items_of(masks: Sequence[SourceMask], as_they_are: int, augmented: int, seed
 
 
 def _pairs(items: Sequence[PaintedItem], painted: Mapping[str, Path], settings: Mapping[str, Any]) -> Iterator[Pair]:
-    common = {key: settings[key] for key in ("model", "objective", "guidance", "steps") if settings[key] is not None}
+    common = {key: settings[key] for key in ("model", "objective", "guidance", "control_scale", "steps") if settings[key] is not None}
     for item in items:
         yield Pair(
             image=painted[item.stem],

@@ -22,6 +22,7 @@ class MaskPainter(nn.Module):
     Args:
         parts: of `load_denoiser`, with a control network and a prompt.
         steps, guidance, eta, batch_size: as of `sample`.
+        control_scale: as of `sample`; None for the preset's.
         amp: bfloat16 autocast.
 
     Attributes:
@@ -33,6 +34,7 @@ class MaskPainter(nn.Module):
         parts: Parts,
         steps: int = 50,
         guidance: float = 10.0,
+        control_scale: float | None = None,
         eta: float = 0.0,
         batch_size: int = 8,
         amp: bool = False,
@@ -40,6 +42,7 @@ class MaskPainter(nn.Module):
         super().__init__()
         self.parts, self.denoiser = parts, parts.denoiser.eval()
         self.steps, self.guidance, self.eta, self.batch_size, self.amp = steps, guidance, eta, batch_size, amp
+        self.control_scale = parts.preset.control_scale if control_scale is None else float(control_scale)
         self.progress: Callable[[int, int], None] | None = None
         self._codec: Codec | None = None
         self._prompts: PromptEmbeddings | None = None
@@ -61,6 +64,7 @@ class MaskPainter(nn.Module):
                 codec=self._codec,
                 steps=self.steps,
                 guidance=self.guidance,
+                control_scale=self.control_scale,
                 eta=self.eta,
                 batch_size=self.batch_size,
                 progress=self.progress,

@@ -26,6 +26,7 @@ def sample(
     codec: Codec,
     steps: int = 50,
     guidance: float = 10.0,
+    control_scale: float = 1.0,
     eta: float = 0.0,
     batch_size: int = 8,
     image_size: int | None = None,
@@ -46,6 +47,7 @@ def sample(
         codec: that turns latents into images.
         steps: of DDIM.
         guidance: scale of classifier-free guidance; 1 or less leaves the unconditional branch out.
+        control_scale: what the control network adds to the U-Net is multiplied by it; 1 is as trained.
         eta: 0 is deterministic after the first noise, 1 adds noise in every step as DDPM does.
         batch_size: images at a time; with guidance the denoiser sees twice as many.
         image_size: of a prior's images; None with masks.
@@ -58,7 +60,7 @@ def sample(
         InputError: if a number is out of range, or masks, seeds, codec and denoiser do not fit together.
     """
     trained = scheduler.config.num_train_timesteps
-    size = _check(denoiser, masks, seeds, codec, steps, trained, guidance, eta, batch_size, image_size)
+    size = _check(denoiser, masks, seeds, codec, steps, trained, guidance, control_scale, eta, batch_size, image_size)
     scheduler = DDIMScheduler.from_config(scheduler.config)
     scheduler.set_timesteps(steps)
     prompts = prompts.to(denoiser.unet.device)
@@ -74,6 +76,7 @@ def sample(
             prompts,
             scheduler,
             guidance,
+            control_scale,
             eta,
             lambda step, before=number * steps: progress and progress(before + step, len(batches) * steps),
         )
@@ -90,6 +93,7 @@ def _denoise(
     prompts: PromptEmbeddings,
     scheduler: DDIMScheduler,
     guidance: float,
+    control_scale: float,
     eta: float,
     progress: Callable[[int], object],
 ) -> Tensor:
@@ -101,7 +105,7 @@ def _denoise(
     latents = _noise(generators, shape, device)
     for step, timestep in enumerate(scheduler.timesteps, start=1):
         prediction = denoiser(
-            latents.repeat(branches, 1, 1, 1), timestep.expand(branches * count).to(device), text, condition
+            latents.repeat(branches, 1, 1, 1), timestep.expand(branches * count).to(device), text, condition, control_scale
         )
         if branches == 2:
             without, with_prompt = prediction.chunk(2)
@@ -125,6 +129,7 @@ def _check(
     steps: int,
     trained: int,
     guidance: float,
+    control_scale: float,
     eta: float,
     batch_size: int,
     image_size: int | None,
@@ -135,6 +140,8 @@ def _check(
         raise InputError(f"steps: {steps} are more than the {trained} that the denoiser was trained with")
     if not math.isfinite(guidance):
         raise InputError(f"guidance: {guidance} has to be a finite number")
+    if not (math.isfinite(control_scale) and control_scale >= 0):
+        raise InputError(f"control_scale: {control_scale} has to be a number, 0 or more")
     if not 0 <= eta <= 1:
         raise InputError(f"eta: {eta} has to lie in [0, 1]; more noise than DDPM's leaves no image")
     if not seeds or any(not 0 <= int(seed) < 2**63 for seed in seeds):

@@ -137,7 +137,7 @@ class ValidationStrips:
         dataset: of `CachedLatents`.
         open_codec: gives the codec; called each time, so that an autoencoder leaves memory in between.
         count: columns.
-        steps, guidance: of `sample`, which paints one image at a time: training holds the memory.
+        steps, guidance, control_scale: of `sample`, which paints one image at a time: training holds the memory.
         amp: bfloat16 autocast.
     """
 
@@ -150,11 +150,12 @@ class ValidationStrips:
         count: int = 4,
         steps: int = 50,
         guidance: float = 10.0,
+        control_scale: float = 1.0,
         amp: bool = False,
     ) -> None:
         self.output_dir, self.network, self.open_codec = Path(output_dir), network, open_codec
         self.items = [dataset[index] for index in range(min(count, len(dataset)))]
-        self.steps, self.guidance, self.amp = steps, guidance, amp
+        self.steps, self.guidance, self.control_scale, self.amp = steps, guidance, control_scale, amp
         self._writer: SummaryWriter | None = None
 
     def attach(self, engine: Engine) -> None:
@@ -188,6 +189,7 @@ class ValidationStrips:
             codec=codec,
             steps=self.steps,
             guidance=self.guidance,
+            control_scale=self.control_scale,
             batch_size=1,
             image_size=masks.shape[-1] if prior else None,
         )

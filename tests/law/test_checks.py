@@ -87,6 +87,7 @@ def test_what_is_wrong_is_one_line(prepared, tmp_path, capsys, changed, line):
     [
         ({"steps": 0}, "--steps has to be a whole number from 1 to 1000"),
         ({"guidance": "high"}, "--guidance has to be a number"),
+        ({"control_scale": -1}, "--control_scale has to be a number, 0 or more"),
         ({"steps": 2000}, "--steps has to be a whole number from 1 to 1000"),
         ({"eta": 1.5}, "--eta has to be a number from 0 to 1"),
         ({"into": "train"}, "--into has to be one of training, validation, test"),

@@ -114,9 +114,9 @@ def test_diffusers_reads_each_part_by_itself(tmp_path: Path) -> None:
 # Stable Diffusion
 
 
-@pytest.mark.parametrize("guidance", [10.0, 1.0])
+@pytest.mark.parametrize(("guidance", "control_scale"), [(10.0, 1.0), (1.0, 1.0), (3.0, 1.7)])
 def test_diffusers_own_pipeline_paints_the_same_from_the_saved_folder(
-    hub: Path, tmp_path: Path, guidance: float
+    hub: Path, tmp_path: Path, guidance: float, control_scale: float
 ) -> None:
     from diffusers import StableDiffusionControlNetPipeline
 
@@ -135,6 +135,7 @@ def test_diffusers_own_pipeline_paints_the_same_from_the_saved_folder(
         codec=loaded.open_codec(),
         steps=steps,
         guidance=guidance,
+        control_scale=control_scale,
         batch_size=2,
     )
     pipeline = StableDiffusionControlNetPipeline.from_pretrained(tmp_path / "saved", low_cpu_mem_usage=False)
@@ -144,6 +145,7 @@ def test_diffusers_own_pipeline_paints_the_same_from_the_saved_folder(
         shown.repeat(1, 3, 1, 1),
         num_inference_steps=steps,
         guidance_scale=guidance,
+        controlnet_conditioning_scale=control_scale,
         generator=[torch.Generator().manual_seed(seed) for seed in seeds],
         output_type="pt",
     ).images

@@ -143,6 +143,14 @@ def flops(function) -> int:
     return counter.get_total_flops()
 
 
+def test_the_scale_multiplies_what_the_control_network_adds(parts: Parts) -> None:
+    shown = masks(2)
+    plain = paint(parts, shown, SEEDS[:2])
+    assert torch.equal(paint(parts, shown, SEEDS[:2], control_scale=1.0), plain)
+    assert not torch.allclose(paint(parts, shown, SEEDS[:2], control_scale=2.0), plain)
+    assert_close(paint(parts, shown, SEEDS[:2], control_scale=0.0), paint(parts, None, SEEDS[:2], image_size=SIDE))
+
+
 @pytest.mark.parametrize(("guidance", "branches"), [(10.0, 2), (1.0, 1)])
 def test_painting_costs_the_denoiser_and_nothing_else(parts: Parts, guidance: float, branches: int) -> None:
     text, shown = prompts(parts).given, masks(1)
