@@ -90,9 +90,11 @@ def run_row(name: str, overlay: Mapping[str, Any], seed: int, settings: argparse
     training = _training(folder, overlay, seed, settings)
     measuring = _measuring(folder, settings)
     done = folder / "outcome.json"
+    # The overlay is a file that the command only names, and two tables have rows of one name.
+    settled = {"commands": [training, measuring], "overlay": dict(overlay)}
     if done.is_file():
         content = json.loads(done.read_text())
-        if content["commands"] != [training, measuring]:
+        if {key: content.get(key) for key in settled} != settled:
             raise InputError(f"{folder} was begun with other settings; name another --out")
         return Outcome(**content["outcome"])
     print(f"{name}, seed {seed}: {shlex.join(training)}", flush=True)
@@ -102,7 +104,7 @@ def run_row(name: str, overlay: Mapping[str, Any], seed: int, settings: argparse
         _succeeds(measuring, folder / "evaluation.log")
         dice, iou = _read_means(folder / "evaluation")
     outcome = Outcome(dice, iou, read_history(folder / "run" / "history.csv"), diverged)
-    write_json(done, {"commands": [training, measuring], "outcome": vars(outcome)})
+    write_json(done, {**settled, "outcome": vars(outcome)})
     return outcome
 
 

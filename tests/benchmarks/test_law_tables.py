@@ -44,6 +44,9 @@ def test_objectives_are_trained_painted_with_and_measured_beside_the_ceiling(giv
     with pytest.raises(SystemExit) as ended:
         law_objectives.main([*command, "uniform", "--steps", "2"])
     assert ended.value.code != 0
+    with pytest.raises(SystemExit) as ended:  # a row of the same name, which is version 1 with its teacher
+        law_ablation.main([*given, "--out", str(out), "--rows", "law"])
+    assert ended.value.code != 0
 
 
 @pytest.mark.slow
