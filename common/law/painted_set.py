@@ -66,7 +66,8 @@ def items_of(masks: Sequence[SourceMask], as_they_are: int, augmented: int, seed
 
 
 def _pairs(items: Sequence[PaintedItem], painted: Mapping[str, Path], settings: Mapping[str, Any]) -> Iterator[Pair]:
-    common = {key: settings[key] for key in ("model", "objective", "guidance", "control_scale", "steps") if settings[key] is not None}
+    told = ("model", "objective", "guidance", "control_scale", "steps")
+    common = {key: settings[key] for key in told if settings[key] is not None}
     for item in items:
         yield Pair(
             image=painted[item.stem],

@@ -104,9 +104,8 @@ def _denoise(
     condition = None if masks is None else masks.to(device, torch.float32).repeat(branches, 1, 1, 1)
     latents = _noise(generators, shape, device)
     for step, timestep in enumerate(scheduler.timesteps, start=1):
-        prediction = denoiser(
-            latents.repeat(branches, 1, 1, 1), timestep.expand(branches * count).to(device), text, condition, control_scale
-        )
+        noisy, times = latents.repeat(branches, 1, 1, 1), timestep.expand(branches * count).to(device)
+        prediction = denoiser(noisy, times, text, condition, control_scale)
         if branches == 2:
             without, with_prompt = prediction.chunk(2)
             prediction = without + guidance * (with_prompt - without)
