@@ -17,8 +17,9 @@ from .handlers import loss_of
 class History:
     """An Ignite handler that writes ``<output_dir>/history.csv``, a row an epoch.
 
-    Columns: epoch, loss (mean over the epoch's batches, of all processes), learning_rate, and the evaluator's
-    metrics where that epoch was validated. Attach it after validation and before `RunCheckpoint`, which resumes `rows`.
+    Columns: epoch, loss (mean over the batches of all processes), learning_rate (that the epoch began with), and the
+    evaluator's metrics where it was validated. Attach it after validation and before `RunCheckpoint`, which resumes
+    `rows`.
 
     Args:
         output_dir: folder of the run.
