@@ -235,6 +235,9 @@ def _check_encoders(parts: Parts) -> None:
 
 def _save_network(network: nn.Module, folder: Path, dtype: torch.dtype) -> None:
     network.save_config(folder)
+    config = folder / "config.json"
+    # diffusers notes whence a network was read, which is nobody's business where the folder goes.
+    write_json(config, {key: value for key, value in load_json(config).items() if key != "_name_or_path"})
     weights = {
         key: (value.to(dtype) if value.is_floating_point() else value).detach().cpu().contiguous()
         for key, value in network.state_dict().items()

@@ -101,6 +101,14 @@ def test_a_prior_is_saved_without_a_control_network_and_gets_one_later(tmp_path:
     assert_same_weights(loaded.add_control(seed=3).denoiser, prior.add_control(seed=3).denoiser)
 
 
+def test_a_saved_folder_does_not_say_where_its_parts_came_from(tmp_path: Path) -> None:
+    save_denoiser(tmp_path / "first", pixel_parts())
+    save_denoiser(tmp_path / "second", load_denoiser(tmp_path / "first"))
+    for path in (tmp_path / "first").rglob("*"):
+        again = tmp_path / "second" / path.relative_to(tmp_path / "first")
+        assert path.is_dir() or path.read_bytes() == again.read_bytes()
+
+
 def test_diffusers_reads_each_part_by_itself(tmp_path: Path) -> None:
     parts = pixel_parts()
     save_denoiser(tmp_path / "saved", parts)
