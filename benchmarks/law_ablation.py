@@ -13,7 +13,7 @@ from common.files import write_json, write_with
 from common.law import TABLE_6
 
 from . import reporting
-from .law_runs import Outcome, parser, run_row, spread
+from .law_runs import Outcome, checked, painted_with, parser, run_row, spread
 
 PAPER = {
     "distillation": ("Adaptive distillation", "66.60", "stable"),
@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser("benchmarks.law_ablation", __doc__)
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--rows", nargs="+", choices=list(TABLE_6), default=list(TABLE_6))
-    settings = options.parse_args(arguments)
+    settings = checked(options.parse_args(arguments))
     head = reporting.heading("benchmarks.law_ablation", settings)
     outcomes = {row: run_row(row, overlay(row), settings.seed, settings) for row in settings.rows}
     rows = [
@@ -66,9 +66,11 @@ def main(arguments: list[str] | None = None) -> None:
     ]
     print()
     print(reporting.table(("configuration", "mask Dice", "mask IoU", "training", "paper: FID", "paper"), rows))
+    print(f"\nseed {settings.seed}, {settings.steps} steps each, {painted_with(settings)}; percent")
     if outcomes.keys() >= ALIKE:
-        first, second = (outcomes[row].history for row in sorted(ALIKE))
-        print(f"\nrows 3 and 4 are {'the same run, digit by digit' if first == second else 'two different runs'}")
+        first, second = (str(outcomes[row].history) for row in sorted(ALIKE))  # text: nan is nan there
+        same = first == second and outcomes["min_clamp"].history
+        print(f"\nrows 3 and 4 are {'the same run, digit by digit' if same else 'two different runs'}")
     draw_curves(outcomes, f"{settings.out}/curves.png")
     figures = {row: {"dice": each.dice, "iou": each.iou, "stable": each.stable} for row, each in outcomes.items()}
     write_json(f"{settings.out}/ablation.json", {**head, "results": figures})

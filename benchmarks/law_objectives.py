@@ -11,7 +11,7 @@ from common.errors import reports_input_errors
 from common.files import write_json
 
 from . import reporting
-from .law_runs import parser, run_ceiling, run_row, spread
+from .law_runs import checked, painted_with, parser, run_ceiling, run_row, spread
 
 
 class Printed(NamedTuple):
@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser("benchmarks.law_objectives", __doc__)
     options.add_argument("--objectives", nargs="+", choices=list(PAPER), default=list(PAPER)[:4])
     options.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    settings = options.parse_args(arguments)
+    settings = checked(options.parse_args(arguments))
     head = reporting.heading("benchmarks.law_objectives", settings)
     ceiling = run_ceiling(settings)
     outcomes = {
@@ -57,7 +57,8 @@ def main(arguments: list[str] | None = None) -> None:
     rows.append(("the real images, at this size", *(spread([value]) for value in ceiling), "–", "–"))
     print()
     print(reporting.table(("objective", "mask Dice", "mask IoU", "paper: Dice", "paper: IoU"), rows))
-    print(f"\n{len(settings.seeds)} seeds, {settings.steps} steps each; mean ± standard deviation, percent")
+    print(f"\n{len(settings.seeds)} seeds, {settings.steps} steps each, {painted_with(settings)}")
+    print("mean ± standard deviation, percent")
     figures = {name: [{"dice": each.dice, "iou": each.iou} for each in own] for name, own in outcomes.items()}
     figures |= {"ceiling": [dict(zip(("dice", "iou"), ceiling, strict=True))]}
     write_json(f"{settings.out}/objectives.json", {**head, "results": figures})

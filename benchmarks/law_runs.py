@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import hashlib
 import json
 import shlex
 import shutil
@@ -17,15 +18,20 @@ from typing import Any
 import yaml
 from monai.bundle import ConfigParser
 
-from common.data import Pair, Split, read_datalist, write_prepared_folder
+from common.data import Pair, Split, fingerprint, read_datalist, write_prepared_folder
 from common.errors import InputError
 from common.files import write_atomically, write_json
 from common.law import load_denoiser
 from common.law.cache import read_mask, read_picture
+from common.law.checks import PAINTING_RULES
+from common.law.generate import model_digest
 from common.law.presets import TINY, find_preset
+from common.settings import setting_faults
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SEGMENTER = REPOSITORY / "order_polyps" / "configs"
+OVERLAY = "row.yaml"  # in the folder of a row: what sets it apart
+KEYS_OF_A_PAIR = ("image", "label")
 DIVERGED = "error: the loss is "  # what StopOnNonFiniteLoss says
 RISE = 1.1  # of the validation error over its lowest, from which on a training counts as unstable
 
@@ -35,7 +41,7 @@ class Outcome:
     """What came of a row for one seed.
 
     Attributes:
-        dice, iou: of mask recovery, means over sources, shares; None where the training diverged.
+        dice, iou: of mask recovery, means over images, shares; None where the training diverged.
         history: the rows of ``history.csv``.
         diverged: whether the loss ceased to be finite.
     """
@@ -74,6 +80,26 @@ def parser(module: str, description: str | None) -> argparse.ArgumentParser:
     return options
 
 
+def checked(settings: argparse.Namespace) -> argparse.Namespace:
+    """The options of `parser`, paths made absolute, once nothing in them is wrong that can be known before a training.
+
+    Raises:
+        InputError: for a value out of range, an empty or unknown list, or a bundle without a segmenter of its own.
+    """
+    painting = {"steps": settings.sampling_steps} | _given(settings, "guidance", "control_scale")
+    if faults := setting_faults(painting, PAINTING_RULES):
+        raise InputError("; ".join(faults).replace("--steps", "--sampling_steps"))
+    settings.segmenter = str(Path(settings.segmenter or _own_segmenter(settings)).resolve())
+    if not Path(settings.segmenter).is_file():
+        raise InputError(f"--segmenter: there is no file {settings.segmenter}")
+    if settings.weights and Path(settings.weights).exists():
+        settings.weights = str(Path(settings.weights).resolve())
+    if not read_datalist(settings.dataset_dir, settings.protocol, settings.split):
+        raise InputError(f"--split: the list {settings.split!r} of {settings.dataset_dir} is empty; name another")
+    settings.of = _digests(settings)
+    return settings
+
+
 def run_row(name: str, overlay: Mapping[str, Any], seed: int, settings: argparse.Namespace) -> Outcome:
     """Train and measure a row, or go on where an earlier call was stopped.
 
@@ -81,22 +107,22 @@ def run_row(name: str, overlay: Mapping[str, Any], seed: int, settings: argparse
         name: of the row, and its folder's with the seed.
         overlay: what sets the row apart: config keys and values.
         seed: of draws, order and first weights; painting has the same seeds in all rows.
-        settings: of `parser`.
+        settings: of `checked`.
 
     Raises:
         InputError: if a command fails for another reason than a loss that is not finite.
     """
     folder = Path(settings.out).resolve() / f"{name}_{seed}"
-    training = _training(folder, overlay, seed, settings)
-    measuring = _measuring(folder, settings)
+    training, measuring = _training(folder, seed, settings), _measuring(folder, settings)
     done = folder / "outcome.json"
-    # The overlay is a file that the command only names, and two tables have rows of one name.
-    settled = {"commands": [training, measuring], "overlay": dict(overlay)}
+    # The commands name files, of which the overlay is one; two tables have rows of one name.
+    settled = {"commands": [training, measuring], "overlay": dict(overlay), "of": settings.of}
     if done.is_file():
         content = json.loads(done.read_text())
         if {key: content.get(key) for key in settled} != settled:
             raise InputError(f"{folder} was begun with other settings; name another --out")
         return Outcome(**content["outcome"])
+    write_atomically(folder / OVERLAY, yaml.safe_dump(dict(overlay), sort_keys=False).encode())
     print(f"{name}, seed {seed}: {shlex.join(training)}", flush=True)
     diverged = not _succeeds(training, folder / "training.log")
     dice = iou = None
@@ -111,10 +137,10 @@ def run_row(name: str, overlay: Mapping[str, Any], seed: int, settings: argparse
 def run_ceiling(settings: argparse.Namespace) -> tuple[float, float]:
     """Dice and IoU of the same segmenter on the real images of the same masks, at the size of the painted ones.
 
-    What is painted can hardly be told better than that. Call it first: it finds what is wrong before any training.
+    A measure to hold the rows against; a painted lesion can be plainer than a real one.
 
     Raises:
-        InputError: without a segmenter for these images, or if the folder holds the ceiling of other settings.
+        InputError: if the folder holds the ceiling of other settings.
     """
     folder = Path(settings.out).resolve() / "ceiling"
     config = _merged(settings)
@@ -124,7 +150,7 @@ def run_ceiling(settings: argparse.Namespace) -> tuple[float, float]:
         size = config["image_size"] or load_denoiser(weights).preset.image_size
     command = _measuring_real(folder, settings)
     items = read_datalist(settings.dataset_dir, settings.protocol, settings.split)
-    wanted = {"command": command, "image_size": size, "images": [str(item["image"]) for item in items]}
+    wanted = {"command": command, "image_size": size, "of": settings.of}
     record = folder / "ceiling.json"
     if record.is_file():
         if json.loads(record.read_text()) != wanted:
@@ -145,10 +171,28 @@ def _merged(settings: argparse.Namespace) -> dict[str, Any]:
 
 
 def _measuring_real(folder: Path, settings: argparse.Namespace) -> list[str]:
-    segmenter = settings.segmenter or _own_segmenter(settings)
     options = {"dataset_dir": str(folder / "data"), "output_dir": str(folder / "evaluation")}
-    options |= {"checkpoint": str(Path(segmenter).resolve())}
+    options |= {"checkpoint": settings.segmenter}
     return _bundle("evaluate", str(SEGMENTER / "evaluate.yaml"), options)
+
+
+def _digests(settings: argparse.Namespace) -> dict[str, str]:
+    # What the commands only name, by its content: a finished row is not taken for that of other weights or defaults.
+    evaluate = ConfigParser.load_config_file(REPOSITORY / settings.bundle / "configs" / "evaluate.yaml")
+    weights = Path(settings.weights or REPOSITORY / settings.bundle / "models" / "tiny")
+    shown = read_datalist(settings.dataset_dir, settings.protocol, settings.split)
+    pictures = [hashlib.sha256(Path(item[role]).read_bytes()).hexdigest() for item in shown for role in KEYS_OF_A_PAIR]
+    return {
+        "configs": _digest([_merged(settings), evaluate]),
+        "prior": model_digest(weights) if weights.is_dir() else str(weights),
+        "segmenter": hashlib.sha256(Path(settings.segmenter).read_bytes()).hexdigest(),
+        "training": fingerprint(settings.dataset_dir, settings.protocol),
+        "shown": _digest(pictures),
+    }
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _own_segmenter(settings: argparse.Namespace) -> Path:
@@ -159,15 +203,26 @@ def _own_segmenter(settings: argparse.Namespace) -> Path:
 
 
 def _write_small(folder: Path, items: Sequence[Mapping[str, Any]], size: int) -> None:
+    # Without the masks whose lesion vanishes at that size: nothing is painted from them either.
+    shown = [item for item in items if read_mask(item["label"], size).any()]
+
     def pairs() -> Iterator[Pair]:
-        for item in items:
+        for item in shown:
             pixels = ((read_picture(item["image"], size) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
             lesion = read_mask(item["label"], size)[0].numpy() > 0
             yield Pair(pixels, lesion, item["source"], item["group"], Path(item["label"]).stem)
 
-    names = [f"{item['source']}_{Path(item['label']).stem}" for item in items]
+    names = [f"{item['source']}_{Path(item['label']).stem}" for item in shown]
     split = {"real": Split([], names, [])}
     write_prepared_folder(folder, pairs(), split, name="real", licence="as the originals", progress=False)
+
+
+def painted_with(settings: argparse.Namespace) -> str:
+    """How the images of all rows were painted, for the line below a table."""
+    evaluate = ConfigParser.load_config_file(REPOSITORY / settings.bundle / "configs" / "evaluate.yaml")
+    guidance = evaluate["guidance"] if settings.guidance is None else settings.guidance
+    scale = _merged(settings)["control_scale"] if settings.control_scale is None else settings.control_scale
+    return f"painted in {settings.sampling_steps} steps at guidance {guidance:g} and control_scale {scale:g}"
 
 
 def read_history(path: Path) -> list[dict[str, float]]:
@@ -189,11 +244,9 @@ def spread(values: Sequence[float | None]) -> str:
     return f"{100 * mean:.1f} ± {100 * deviation:.1f}"
 
 
-def _training(folder: Path, overlay: Mapping[str, Any], seed: int, settings: argparse.Namespace) -> list[str]:
-    row = folder / "row.yaml"
-    write_atomically(row, yaml.safe_dump(dict(overlay), sort_keys=False).encode())
+def _training(folder: Path, seed: int, settings: argparse.Namespace) -> list[str]:
     configs = REPOSITORY / settings.bundle / "configs"
-    files = [str(configs / f"{name}.yaml") for name in ("train", *settings.overlays)] + [str(row)]
+    files = [str(configs / f"{name}.yaml") for name in ("train", *settings.overlays)] + [str(folder / OVERLAY)]
     options = {"seed": seed, "steps": settings.steps, "steps_per_epoch": settings.steps_per_epoch}
     options |= _given(settings, "weights", "protocol", "batch_size")
     options |= {"dataset_dir": str(Path(settings.dataset_dir).resolve()), "output_dir": str(folder / "run")}
@@ -212,7 +265,8 @@ def _measuring(folder: Path, settings: argparse.Namespace) -> list[str]:
 
 
 def _read_means(folder: Path) -> tuple[float, float]:
-    means = json.loads((folder / "summary.json").read_text())["mean_over_sources"]
+    # Over images: what is painted is of one source, and the real images are of several.
+    means = json.loads((folder / "summary.json").read_text())["all_images"]
     return means["dice"]["mean"], means["iou"]["mean"]
 
 

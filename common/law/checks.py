@@ -73,10 +73,7 @@ LAW_RULES: dict[str, Rule] = {
     "licence": _text_or_null("a text"),
     "keep_empty": YES_OR_NO,
     "guidance": ("a number", number),
-    "control_scale": (
-        "a number, 0 or more, or null in a config file",
-        lambda value: value is None or (number(value) and value >= 0),
-    ),
+    "control_scale": _NOT_NEGATIVE,
     "eta": ("a number from 0 to 1", lambda value: number(value) and 0 <= value <= 1),
     "key": RULES["split"],
     "into": RULES["split"],
@@ -90,6 +87,10 @@ PAINTING_RULES: dict[str, Rule] = {
     **LAW_RULES,
     "steps": _SAMPLING_STEPS,
     "prompt": _text_or_null("a text"),
+    "control_scale": (
+        f"{_NOT_NEGATIVE[0]}, or null in a config file",
+        lambda value: value is None or _NOT_NEGATIVE[1](value),
+    ),
 }
 
 

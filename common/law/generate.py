@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,9 @@ from .painted_set import PaintedItem, finish, items_of
 from .painter import MaskPainter
 from .painting_state import PaintingState
 from .pretrained import digest_of_parts
+from .sampling import check_strengths
+
+logger = logging.getLogger(__name__)
 
 
 def model_digest(folder: str | Path, base: str | Path | None = None) -> str:
@@ -135,6 +139,7 @@ class Painting:
         progress: bool = True,
     ) -> None:
         _check_options(images_per_mask, augmented_per_mask, into, key, steps, batch_size, seed, name)
+        check_strengths(guidance, control_scale, eta)
         self.device, self.out, self.progress = _device(device), Path(out), progress
         parts = _load(model, base, image_size, prompt)
         size = parts.preset.image_size
@@ -142,6 +147,8 @@ class Painting:
         kept = found if keep_empty else [mask for mask in found if not mask.empty]
         left_out = len(found) - len(kept)
         self.notes = [f"{left_out} of {len(found)} masks left out: no lesion at {size}×{size}"] if left_out else []
+        for note in self.notes:
+            logger.warning(note)
         if all(mask.empty for mask in kept):
             raise InputError(f"{masks}: none of its {len(found)} masks has a lesion at {size}×{size}; give others")
         self.painter = MaskPainter(parts, steps, guidance, control_scale, eta, batch_size, amp).to(self.device)

@@ -48,6 +48,7 @@ class Parts:
             for and belong to who asked, so that training on cached latents never holds them.
         prompt: that the denoiser was trained with; "" before.
         objective: the name of what it was trained with; "" where that is not known.
+        control_scale: of the control network when it paints (`sampling.sample`), unless another is given.
     """
 
     preset: Preset
@@ -56,6 +57,7 @@ class Parts:
     encoders: Path | None = None
     prompt: str = ""
     objective: str = ""
+    control_scale: float = 1.0
 
     def open_codec(self, device: torch.device | str = "cpu") -> Codec:
         """The autoencoder, read from its folder; or the pixels as they are."""
@@ -186,6 +188,7 @@ def load_denoiser(folder: str | Path, base: str | Path | None = None) -> Parts:
         )
     parts = Parts(preset, denoiser, _read_scheduler(folder), prompt=settings["prompt"])
     parts.objective = str(settings.get("objective", ""))
+    parts.control_scale = float(settings["control_scale"])
     if preset.text == "clip":
         parts.encoders = Path(base) if base else folder
         if missing := pretrained.missing_files(parts.encoders, pretrained.ENCODERS):
@@ -198,12 +201,13 @@ def load_denoiser(folder: str | Path, base: str | Path | None = None) -> Parts:
 
 def _settings(parts: Parts) -> dict[str, Any]:
     settings = {"preset": parts.preset.name, "image_size": parts.preset.image_size, "prompt": parts.prompt}
+    settings |= {"control_scale": parts.control_scale}
     return settings | ({"objective": parts.objective} if parts.objective else {})
 
 
 def _read_settings(folder: Path) -> dict[str, Any]:
-    settings = load_json(folder / SETTINGS)
-    kinds = {"preset": str, "image_size": int, "prompt": str}
+    settings = {"control_scale": 1.0, **load_json(folder / SETTINGS)}
+    kinds = {"preset": str, "image_size": int, "prompt": str, "control_scale": int | float}
     if wrong := [key for key, kind in kinds.items() if not isinstance(settings.get(key), kind)]:
         raise InputError(f"{folder / SETTINGS}: {', '.join(wrong)} missing or of the wrong kind; copy the folder again")
     return settings

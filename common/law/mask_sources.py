@@ -82,7 +82,7 @@ def find_masks(
         if not found:
             raise InputError(f"{folder}: its list {key!r} is empty, so there are no masks to paint from")
     else:
-        if protocol is not None:
+        if protocol:
             raise InputError(f"protocol: {protocol!r} is of a prepared folder, and {folder} holds no {DATALIST}")
         found = [(path, f"{source}_{path.stem}") for path in image_files(folder)]
         if not found:

@@ -24,7 +24,6 @@ class Preset:
         latent_factor: pixels of the image along one pixel of the latents; 1 is pixel space, without an autoencoder.
         latent_channels: of what is denoised.
         embedding_channels: of the control network's layers that read the mask; each but the first halves it.
-        control_scale: of the control network when painting (`sampling.sample`), unless another is given.
         patch: pixels of the latents along each side that the U-Net takes as one place of more channels.
         smallest: what the sides of the latents have to divide by: `patch`, and each level of the U-Net but one halves.
         scheduler: arguments of `DDIMScheduler`.
@@ -42,7 +41,6 @@ class Preset:
     scheduler: Mapping[str, Any] = field(hash=False)
     unet: Mapping[str, Any] | None = field(default=None, hash=False)
     patch: int = 1
-    control_scale: float = 1.0
 
     @property
     def latent_size(self) -> int:
@@ -106,8 +104,6 @@ TINY = Preset(
     latent_channels=3,
     # Two by two pixels to a place: a quarter of the work, and at 64² no eye tells the difference.
     patch=2,
-    # After an hour's training the control network steers the right way but too little; chosen on validation masks.
-    control_scale=2.0,
     embedding_channels=(16, 32),
     smallest=8,
     text="hashed",

@@ -120,6 +120,23 @@ def _noise(generators: Sequence[torch.Generator], shape: tuple[int, ...], device
     return torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(device)
 
 
+def check_strengths(guidance: float, control_scale: float | None, eta: float) -> None:
+    """The numbers of `sample` that a painting depends on beside its steps; None is a scale not given.
+
+    Raises:
+        InputError: if one is no number, or out of range.
+    """
+    for name, value in (("guidance", guidance), ("control_scale", control_scale), ("eta", eta)):
+        if value is None and name == "control_scale":
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise InputError(f"{name}: {value!r} has to be a finite number")
+    if control_scale is not None and control_scale < 0:
+        raise InputError(f"control_scale: {control_scale} has to be a number, 0 or more")
+    if not 0 <= eta <= 1:
+        raise InputError(f"eta: {eta} has to lie in [0, 1]; more noise than DDPM's leaves no image")
+
+
 def _check(
     denoiser: MaskConditionedDenoiser,
     masks: Tensor | None,
@@ -137,12 +154,7 @@ def _check(
         raise InputError(f"steps: {steps} and batch_size: {batch_size} have to be at least 1")
     if steps > trained:
         raise InputError(f"steps: {steps} are more than the {trained} that the denoiser was trained with")
-    if not math.isfinite(guidance):
-        raise InputError(f"guidance: {guidance} has to be a finite number")
-    if not (math.isfinite(control_scale) and control_scale >= 0):
-        raise InputError(f"control_scale: {control_scale} has to be a number, 0 or more")
-    if not 0 <= eta <= 1:
-        raise InputError(f"eta: {eta} has to lie in [0, 1]; more noise than DDPM's leaves no image")
+    check_strengths(guidance, control_scale, eta)
     if not seeds or any(not 0 <= int(seed) < 2**63 for seed in seeds):
         raise InputError("seeds: one number in [0, 2^63) is needed for each image")
     if masks is None:

@@ -22,6 +22,7 @@ def begin_stage(
     prompt: str = "",
     objective: str = "",
     gradient_checkpointing: bool = False,
+    control_scale: float = 1.0,
 ) -> Parts:
     """The parts to train, with what learns chosen.
 
@@ -37,6 +38,7 @@ def begin_stage(
         prompt: that images are trained with.
         objective: its name, which is saved with the model.
         gradient_checkpointing: less memory for more time.
+        control_scale: that the model paints with when it is not told otherwise; saved with it.
 
     Raises:
         InputError: for a value that is not known, a control stage without a prior to stand on, or weights that are
@@ -49,7 +51,7 @@ def begin_stage(
         parts.denoiser.controlnet = None
     elif parts.denoiser.controlnet is None or not keep_control:
         parts.add_control(seed)
-    parts.prompt, parts.objective = prompt, objective
+    parts.prompt, parts.objective, parts.control_scale = prompt, objective, float(control_scale)
     parts.denoiser.set_trainable(trainable).set_gradient_checkpointing(gradient_checkpointing)
     return parts
 

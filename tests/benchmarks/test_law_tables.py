@@ -127,6 +127,35 @@ def test_a_ceiling_is_that_of_its_own_settings(given, tmp_path) -> None:
     assert ended.value.code != 0
 
 
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (["--control_scale", "-1"], "--control_scale has to be a number, 0 or more"),
+        (["--guidance", "nan"], "--guidance has to be a number"),
+        (["--sampling_steps", "0"], "--sampling_steps has to be a whole number from 1 to 1000"),
+        (["--segmenter", "nowhere.pt"], "--segmenter: there is no file"),
+    ],
+)
+@pytest.mark.parametrize("table", [law_objectives, law_ablation], ids=["3", "6"])
+def test_what_is_wrong_is_told_before_any_training(given, tmp_path, capsys, table, wrong, said) -> None:
+    with pytest.raises(SystemExit):
+        table.main([*given, "--out", str(tmp_path), *wrong])
+    assert said in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*"))
+
+
+@pytest.mark.slow
+def test_a_row_of_another_prior_is_not_taken_for_this_ones(given, tmp_path, capsys) -> None:
+    prior, out = tmp_path / "prior", tmp_path / "out"
+    command = [*given, "--weights", str(prior), "--out", str(out), "--seeds", "0", "--objectives", "uniform"]
+    save_denoiser(prior, build_tiny(image_size=32))
+    law_objectives.main(command)
+    save_denoiser(prior, build_tiny(seed=1, image_size=32), overwrite=True)
+    with pytest.raises(SystemExit):
+        law_objectives.main(command)
+    assert "other settings" in capsys.readouterr().err
+
+
 def test_a_bundle_without_a_segmenter_is_told_before_any_training(given, tmp_path, capsys) -> None:
     with pytest.raises(SystemExit):
         law_objectives.main([*given, "--out", str(tmp_path), "--bundle", "law_kits19", "--protocol", "drawn"])

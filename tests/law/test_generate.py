@@ -116,7 +116,7 @@ def test_it_is_a_prepared_folder_that_says_where_each_pair_is_from(model: Path, 
         source = Path(item["source_mask"]).stem
         assert item["group"] == sources[source]
         assert (item["source"], item["model"], item["objective"]) == ("law", model_digest(model), "law")
-        assert (item["guidance"], item["control_scale"], item["steps"]) == (10.0, 2.0, 2)
+        assert (item["guidance"], item["control_scale"], item["steps"]) == (10.0, 1.0, 2)
         with (
             Image.open(item["image"]) as image,
             Image.open(item["label"]) as mask,
@@ -327,7 +327,7 @@ def test_a_full_disk_is_one_line_and_no_loss(model: Path, files: Path, tmp_path:
         ({"steps": 3}, "steps: 2, now 3"),
         ({"seed": 5}, "seed: 0, now 5"),
         ({"guidance": 3.0}, "guidance: 10.0, now 3.0"),
-        ({"control_scale": 1}, "control_scale: 2.0, now 1.0"),
+        ({"control_scale": 2}, "control_scale: 1.0, now 2.0"),
         ({"batch_size": 1}, "batch_size: 2, now 1"),
         ({"images_per_mask": 2}, "images_per_mask: 1, now 2"),
     ],
@@ -435,6 +435,10 @@ def test_masks_that_cannot_be_painted_from_are_told(
         ({"prompt": " "}, "prompt: "),
         ({"device": "gpu"}, "device: 'gpu'"),
         ({"seed": 1.5}, "seed: 1.5"),
+        ({"control_scale": -1}, "control_scale: -1"),
+        ({"control_scale": "firm"}, "control_scale: 'firm'"),
+        ({"guidance": float("nan")}, "guidance: nan"),
+        ({"eta": 2}, "eta: 2"),
     ],
 )
 def test_options_that_make_no_sense_are_told(

@@ -15,6 +15,7 @@ from common.law.cache import cache_prompts
 from common.law.denoiser import MaskConditionedDenoiser
 from common.law.libraries import ControlNetModel, DDIMScheduler, UNet2DConditionModel
 from common.law.loading import build_tiny, load_denoiser, load_sd15, save_denoiser
+from common.law.painter import MaskPainter
 from common.law.presets import SD15
 from common.law.pretrained import FOR_SD15, digest_of_parts, find_sd15
 from common.law.sampling import sample
@@ -99,6 +100,16 @@ def test_a_prior_is_saved_without_a_control_network_and_gets_one_later(tmp_path:
     loaded = load_denoiser(tmp_path / "prior")
     assert loaded.denoiser.controlnet is None
     assert_same_weights(loaded.add_control(seed=3).denoiser, prior.add_control(seed=3).denoiser)
+
+
+def test_a_model_paints_with_the_scale_that_it_was_saved_with(tmp_path: Path) -> None:
+    parts = pixel_parts()
+    parts.control_scale = 1.75
+    save_denoiser(tmp_path / "saved", parts)
+    assert MaskPainter(load_denoiser(tmp_path / "saved")).control_scale == 1.75
+    assert MaskPainter(load_denoiser(tmp_path / "saved"), control_scale=0.5).control_scale == 0.5
+    (tmp_path / "saved" / "law.json").write_text('{"preset": "tiny", "image_size": 16, "prompt": ""}')
+    assert load_denoiser(tmp_path / "saved").control_scale == 1.0
 
 
 def test_a_saved_folder_does_not_say_where_its_parts_came_from(tmp_path: Path) -> None:

@@ -212,6 +212,9 @@ def test_a_fresh_control_network_paints_what_the_prior_paints() -> None:
         ({"shown": None}, "image_size: without masks"),
         ({"steps": 0}, "steps: 0"),
         ({"batch_size": 0}, "batch_size: 0"),
+        ({"guidance": float("inf")}, "guidance: inf has to be a finite number"),
+        ({"control_scale": -1.0}, "control_scale: -1.0 has to be a number, 0 or more"),
+        ({"eta": 1.5}, "eta: 1.5 has to lie in"),
     ],
 )
 def test_what_does_not_fit_is_told(parts: Parts, change: dict, words: str) -> None:
