@@ -98,7 +98,9 @@ def _check_device(name: str) -> None:
 def heading(module: str, settings: argparse.Namespace) -> dict[str, Any]:
     """Print the command with every setting, and the machine; return both for the report."""
     parameters = {name: value for name, value in vars(settings).items() if name != "out"}
-    shown = " ".join(f"{name}={value}" for name, value in parameters.items() if value is not None)
+    shown = " ".join(
+        f"{name}={value}" for name, value in parameters.items() if value is not None and not isinstance(value, dict)
+    )
     where = machine(getattr(settings, "device", "cpu"))
     print(f"{module} {shown}".rstrip())
     print(", ".join(f"{name} {value}" for name, value in where.items() if value is not None), end="\n\n", flush=True)

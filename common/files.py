@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,6 +24,17 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def sync_tree(folder: str | Path) -> None:
+    """Bring a folder and all that is in it to the disk: once at the end, where each file for itself would take long."""
+    for path in Path(folder).rglob("*"):
+        if path.is_file():
+            with path.open("rb") as stream:
+                os.fsync(stream.fileno())
+        else:
+            _sync_folder(path)
+    _sync_folder(Path(folder))
 
 
 def check_writable(folder: str | Path) -> None:
@@ -68,6 +80,13 @@ def write_with(path: str | Path, writer: Callable[[BinaryIO], Any]) -> None:
     _sync_folder(path.parent)
 
 
+def remove_unfinished(folder: str | Path, names: Sequence[str]) -> None:
+    """Remove what killed processes have left of writing the files or folders `names`. Nobody may be writing them."""
+    for name in names:
+        for left in Path(folder).glob(f".{glob.escape(name)}.*.part"):
+            shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+
+
 def write_atomically(path: str | Path, content: bytes) -> None:
     """Write bytes to `path`, whole or not at all."""
     write_with(path, lambda stream: stream.write(content))
@@ -95,6 +114,7 @@ def replace_folder_when_done(path: str | Path) -> Iterator[Path]:
         raise InputError(f"cannot write to {path.parent}: {error.strerror}; choose a folder you may write to") from None
     try:
         yield temporary
+        sync_tree(temporary)
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(temporary, 0o777 & ~umask)

@@ -25,8 +25,8 @@ from .data.integrity import check_prepared
 from .errors import InputError, disk_error_line, reports_input_errors
 from .files import check_writable
 from .inference import check_inference_inputs
-from .provenance import read_record, seen_before
-from .settings import setting_faults
+from .provenance import LISTS, read_record, seen_before
+from .settings import RULES, Rule, setting_faults
 from .weights import fit_weights, read_checkpoint
 
 
@@ -108,13 +108,13 @@ def check_training(
         settings: whatever else has a rule in `settings.RULES`.
     """
     named = {"output_dir": output_dir, "protocol": protocol, "pretrained": pretrained}
-    faults = _faults_of_keys(dataset_dir, {**named, **settings})
-    if _is_text(pretrained):
-        _collect(faults, lambda: check_weights(copy.deepcopy(network), pretrained))
-        _collect(faults, lambda: read_record(pretrained))
-    _check_data(faults, dataset_dir, protocol, "validation", "prepare it again with more images")
-    _check_output(faults, output_dir)
-    _raise(faults)
+    faults = faults_of_keys(dataset_dir, {**named, **settings})
+    if is_text(pretrained):
+        collect(faults, lambda: check_weights(copy.deepcopy(network), pretrained))
+        collect(faults, lambda: read_record(pretrained))
+    check_data(faults, dataset_dir, protocol, LISTS, "prepare it again with more images")
+    check_output(faults, output_dir)
+    raise_faults(faults)
 
 
 @reports_input_errors
@@ -133,24 +133,24 @@ def check_evaluation(
     list, chosen by, as far as is recorded.
     """
     named = {"output_dir": output_dir, "protocol": protocol, "split": split, "checkpoint": checkpoint}
-    faults = _faults_of_keys(dataset_dir, {**named, **settings})
-    if _is_text(checkpoint):
-        _collect(faults, lambda: check_weights(network, checkpoint))
-        _collect(faults, lambda: read_record(checkpoint))
-    _check_data(faults, dataset_dir, protocol, split, "choose another --split or --protocol")
-    _check_output(faults, output_dir)
-    _raise(faults)
-    if split in _NOT_UNSEEN:
-        _warn_of_seen(checkpoint, read_datalist(dataset_dir, protocol or None, split), split)
+    faults = faults_of_keys(dataset_dir, {**named, **settings})
+    if is_text(checkpoint):
+        collect(faults, lambda: check_weights(network, checkpoint))
+        collect(faults, lambda: read_record(checkpoint))
+    check_data(faults, dataset_dir, protocol, [split], "choose another --split or --protocol")
+    check_output(faults, output_dir)
+    raise_faults(faults)
+    warn_of_seen(checkpoint, read_datalist(dataset_dir, protocol or None, split), split)
 
 
 # What makes the figures of a list too high, in words.
 _NOT_UNSEEN = {"test": {"training": "trained on", "validation": "chosen by"}, "validation": {"training": "trained on"}}
 
 
-def _warn_of_seen(checkpoint: str, items: Sequence[Mapping[str, Any]], split: str) -> None:
-    seen = seen_before(checkpoint, items)
-    told = [f"was {words} {seen[key]}" for key, words in _NOT_UNSEEN[split].items() if seen.get(key)]
+def warn_of_seen(checkpoint: str, items: Sequence[Mapping[str, Any]], split: str) -> None:
+    """Say, on standard error, which images of a test or validation list are known to weights."""
+    seen = seen_before(checkpoint, items) if split in _NOT_UNSEEN else {}
+    told = [f"was {words} {seen[key]}" for key, words in _NOT_UNSEEN.get(split, {}).items() if seen.get(key)]
     if told:
         print(
             f"warning: {checkpoint} {' and '.join(told)} of the {len(items)} images of this {split} list; "
@@ -165,58 +165,71 @@ def check_inference(
     dataset_dir: str | None, output_dir: str, network: nn.Module, checkpoint: str, **settings: Any
 ) -> None:
     """All that can be known to be wrong before inference: keys, values, checkpoint, images, output folder."""
-    faults = _faults_of_keys(dataset_dir, {"output_dir": output_dir, "checkpoint": checkpoint, **settings}, "images")
-    if _is_text(checkpoint):
-        _collect(faults, lambda: check_weights(network, checkpoint))
-    both = _is_text(dataset_dir) and _is_text(output_dir)
-    if both and _collect(faults, lambda: check_inference_inputs(dataset_dir, output_dir)):
-        _check_output(faults, output_dir)
-    _raise(faults)
+    faults = faults_of_keys(dataset_dir, {"output_dir": output_dir, "checkpoint": checkpoint, **settings}, "images")
+    if is_text(checkpoint):
+        collect(faults, lambda: check_weights(network, checkpoint))
+    both = is_text(dataset_dir) and is_text(output_dir)
+    if both and collect(faults, lambda: check_inference_inputs(dataset_dir, output_dir)):
+        check_output(faults, output_dir)
+    raise_faults(faults)
 
 
-def _is_text(value: Any) -> bool:
+# ---- what checks are made of, here and in `law.checks` -------------------------------------------------------
+
+
+def is_text(value: Any) -> bool:
+    """Whether a value can be a path or a name."""
     return isinstance(value, str) and value != ""
 
 
-def _faults_of_keys(dataset_dir: Any, settings: dict[str, Any], wanted: str = "prepared folder") -> list[str]:
+_WANTED = {
+    "prepared folder": "a prepared folder; python -m common.data prepare writes one",
+    "images": "an image or a folder of images",
+    "masks": "a prepared folder, or a folder of masks",
+}
+
+
+def faults_of_keys(
+    dataset_dir: Any,
+    settings: dict[str, Any],
+    wanted: str = "prepared folder",
+    rules: Mapping[str, Rule] = RULES,
+) -> list[str]:
+    """What is wrong with the keys of the command line and with the values in the first section, a line each."""
     faults = command_line_faults()
     if dataset_dir is not None:
         settings["dataset_dir"] = dataset_dir
     elif not faults:  # else it may be the misspelt key that was meant
-        faults.append(
-            "give --dataset_dir, an image or a folder of images"
-            if wanted == "images"
-            else "give --dataset_dir, a prepared folder; python -m common.data prepare writes one"
-        )
-    return faults + setting_faults(settings)
+        faults.append(f"give --dataset_dir, {_WANTED[wanted]}")
+    return faults + setting_faults(settings, rules)
 
 
-def _check_data(faults: list[str], dataset_dir: Any, protocol: Any, key: str, otherwise: str) -> None:
-    # A prepared folder without faults, whose list `key` is not empty.
-    if not _is_text(dataset_dir) or not (protocol is None or isinstance(protocol, str)) or key not in KEYS:
+def check_data(faults: list[str], dataset_dir: Any, protocol: Any, keys: Sequence[str], otherwise: str) -> None:
+    """Add to `faults` what is wrong with a prepared folder, of which each of the lists `keys` has to hold something."""
+    if not is_text(dataset_dir) or not (protocol is None or isinstance(protocol, str)) or not {*keys} <= {*KEYS}:
         return  # said already
     found: list[str] = []
-    sound = _collect(found, lambda: check_prepared(dataset_dir, protocol or None))
-    if sound and not read_datalist(dataset_dir, protocol or None, key):
-        found.append(f"its {key} list is empty; {otherwise}")
+    if collect(found, lambda: check_prepared(dataset_dir, protocol or None)):
+        empty = [key for key in keys if not read_datalist(dataset_dir, protocol or None, key, may_be_empty=True)]
+        found += [f"its {' and its '.join(empty)} list is empty; {otherwise}"] if empty else []
     folder = str(Path(dataset_dir))
     faults += [fault if folder in fault.split(":")[0] else f"{folder}: {fault}" for fault in found]
 
 
-def _check_output(faults: list[str], output_dir: Any) -> None:
-    # A folder that can be written to; it stays only where nothing else is wrong.
-    if not _is_text(output_dir):
+def check_output(faults: list[str], output_dir: Any) -> None:
+    """Add to `faults` if a folder cannot be written to; it is made, and stays only where nothing else is wrong."""
+    if not is_text(output_dir):
         return  # said already
     folders = (Path(output_dir), *Path(output_dir).parents)
     made = [folder for folder in folders if not folder.exists()]
-    _collect(faults, lambda: check_writable(output_dir))
+    collect(faults, lambda: check_writable(output_dir))
     for folder in made if faults else ():
         with suppress(OSError):
             folder.rmdir()
 
 
-def _collect(faults: list[str], check: Callable[[], Any]) -> bool:
-    # Whether the check passed.
+def collect(faults: list[str], check: Callable[[], Any]) -> bool:
+    """Run a check and add what it says to `faults`; whether it passed."""
     try:
         check()
     except InputError as error:
@@ -225,6 +238,7 @@ def _collect(faults: list[str], check: Callable[[], Any]) -> bool:
     return True
 
 
-def _raise(faults: list[str]) -> None:
+def raise_faults(faults: list[str]) -> None:
+    """Raise an `InputError` of all faults, if there is one."""
     if faults:
         raise InputError("\nerror: ".join(faults))

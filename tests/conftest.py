@@ -8,6 +8,7 @@ from pathlib import Path
 # One thread a process: the suite runs one process a core, and threads that share a core only slow each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["MPLBACKEND"] = "Agg"  # pictures go to files; no test opens a window
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test asks the hub for anything
 
 import pytest
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import shlex
 import subprocess
 import tomllib
 from importlib import metadata
@@ -13,6 +14,11 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from common.command_line import _parsed, command_line_faults
+from common.law.checks import LAW_RULES, PAINTING_RULES
+from common.settings import RULES, setting_faults
+
+REPOSITORY = Path(__file__).parents[1]
 LONGEST_FILE = 450  # lines
 PACKAGES = ("common", "benchmarks", "bundles")
 # torch's own CUDA wheels: machines without such a card get none, so they are not pinned here but by torch.
@@ -21,6 +27,25 @@ OF_THE_MACHINE = re.compile(r"^(nvidia|cuda)-|^triton$")
 # Written so that neither pattern matches this file.
 OWN_FOLDER = re.compile(r"(?<![\w.:/~})>*-])/(?:work|home|root|Users|tmp|mnt|scratch)/|\b[A-Z]:\\Users\b")
 REGISTRY = re.compile(r"\b(?:pypi\.org|pythonhosted\.org|download\.pytorch\.org|anaconda\.org|npmjs\.org)\b")
+
+
+def bundle_commands() -> list[list[str]]:
+    """What the Makefile runs by ``$(BUNDLE)``, each as the arguments behind ``python -m monai.bundle``."""
+    text = (REPOSITORY / "Makefile").read_text().replace("\\\n", " ")
+    names = dict(re.findall(r"^(\w+) := (\S+)$", text, re.MULTILINE))
+    lines = [line for line in text.splitlines() if line.lstrip().startswith("@$(BUNDLE) ")]
+    filled = [re.sub(r"\$\((\w+)\)", lambda name: names.get(name[1], name[0]), line) for line in lines]
+    return [["run", *shlex.split(line)[1:]] for line in filled]
+
+
+@pytest.mark.parametrize("arguments", bundle_commands(), ids=lambda each: " ".join(each)[:60])
+def test_the_makefile_gives_what_the_configs_take(arguments, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    assert command_line_faults(arguments) == []
+    given = {**dict(_parsed(arguments)[1])}
+    files = given["config_file"]
+    rules = RULES if "order_" in str(files) else PAINTING_RULES if "inference" in str(files) else LAW_RULES
+    assert setting_faults({key: value for key, value in given.items() if key in rules}, rules) == []
 
 
 def pin_of(line: str) -> tuple[str, str] | None:

@@ -1,4 +1,4 @@
-"""`python -m common.data prepare {polyps,pairs,phantoms} …` and `python -m common.data verify DIR`."""
+"""`python -m common.data prepare {polyps,brisc,kits19,pairs,phantoms} …` and `python -m common.data verify DIR`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import fire
 from ..columns import align
 from ..commands import command
 from ..errors import InputError
+from .brisc import prepare_brisc
 from .folder import KEYS, Prepared
 from .integrity import Report
 from .integrity import verify as verify_folder
+from .kits19 import LEVEL, MIN_PIXELS, WINDOW, prepare_kits19
 from .pairs import prepare_pairs
 from .phantoms import prepare_phantoms
 from .polyps import prepare_polyps
@@ -75,6 +77,39 @@ def polyps(
 
 
 @command
+def brisc(folder: str, out: str, *, seed: int = 0) -> None:
+    """Prepare BRISC 2025: prepare brisc FOLDER OUT [--seed N]
+
+    FOLDER is the release, or holds {train,test}/{images,masks,no_tumor}; images without a tumour get an empty mask.
+    OUT is a new folder. Protocols: order (all images, the default), law (those with a tumour); training has no copy
+    of a validation or test image there, and every copy in order_released and law_released. --seed is that of the
+    validation lists; test lists never move.
+    """
+    _after_prepare(out, prepare_brisc(out, folder, seed=seed))
+
+
+@command
+def kits19(
+    folder: str,
+    out: str,
+    *,
+    window: float = WINDOW,
+    level: float = LEVEL,
+    min_pixels: int = MIN_PIXELS,
+    seed: int = 0,
+) -> None:
+    """Prepare KiTS19: prepare kits19 FOLDER OUT [--window 500] [--level 50] [--min_pixels 50] [--seed N]
+
+    FOLDER holds case_00000/ … with imaging.nii.gz and segmentation.nii.gz, in any orientation, or images/ and masks/
+    of slices cut before (masks 0, 1, 2). Of the CT values, --window HU around --level become 0 to 255; axial slices
+    with at least --min_pixels of tumour are taken. OUT is a new folder. Protocol: law, split by case; the 21 test
+    cases never move, --seed is that of the validation list.
+    """
+    prepared = prepare_kits19(out, folder, window=window, level=level, min_pixels=min_pixels, seed=seed)
+    _after_prepare(out, prepared)
+
+
+@command
 def pairs(
     images: str,
     masks: str,
@@ -131,7 +166,8 @@ def verify(directory: str) -> None:
 
 def main() -> None:
     """Run the command that the arguments name."""
-    commands = {"prepare": {"polyps": polyps, "pairs": pairs, "phantoms": phantoms}, "verify": verify}
+    sets = {"polyps": polyps, "brisc": brisc, "kits19": kits19, "pairs": pairs, "phantoms": phantoms}
+    commands = {"prepare": sets, "verify": verify}
     try:
         fire.Fire(commands, name="python -m common.data")
     except KeyboardInterrupt:

@@ -4,22 +4,27 @@ DIR/images/<source>_<stem>.<png|jpg>   RGB, 8 bit
 DIR/masks/<source>_<stem>.png          one channel, 0 or 255
 DIR/dataset.json                       the default protocol, a datalist of the Medical Segmentation Decathlon
 DIR/protocols/<name>.json              the other protocols over the same images, in the same form
+
+An item of a list has the keys image, label, source, group (patient, sequence or scene) and sha256 (of the image file),
+and those that a set adds to all of its items (`Pair.extra`): class and plane (BRISC), case and slice (KiTS19).
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import InputError
-from ..files import replace_folder_when_done, write_atomically, write_json
+from ..files import replace_folder_when_done, write_json
 from .progress import bar
 from .reading import encode_png, read_pair
 
@@ -27,6 +32,9 @@ DATALIST = "dataset.json"
 PROTOCOLS = "protocols"
 KEYS = ("training", "validation", "test")
 VALIDATION_FRACTION = 0.1
+ITEM_KEYS = ("image", "label", "source", "group", "sha256")
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 # MONAI's loader turns any text of an item that happens to name something in the folder into a path.
 _RESERVED = {"", ".", "..", "images", "masks", PROTOCOLS, DATALIST}
@@ -38,19 +46,26 @@ class Pair:
 
     Attributes:
         image: a file, or `(H, W, 3)` uint8.
-        mask: a file, or `(H, W)`: bool, 0/1, or anything whose lesion is > 127 (see `reading.binarise`).
+        mask: a file, or `(H, W)`: bool, 0/1, or anything whose lesion is > 127 (see `reading.binarise`); None where
+            there is no lesion.
         source: the set it comes from; `<source>_<stem>` names its files.
         group: the patient, sequence or scene; pairs of one group are not independent.
         stem: its name within the source.
         label_value: the mask value that is the lesion, where the mask is a label map.
+        extra: further keys of the item, the same for all pairs of a folder, as MONAI puts items of a batch together.
     """
 
     image: Path | np.ndarray
-    mask: Path | np.ndarray
+    mask: Path | np.ndarray | None
     source: str
     group: str
     stem: str
     label_value: int | None = None
+    extra: Mapping[str, str | int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if taken := set(self.extra) & set(ITEM_KEYS):
+            raise ValueError(f"extra: {', '.join(sorted(taken))} are keys that every item has")
 
     @property
     def name(self) -> str:
@@ -117,13 +132,16 @@ def _name_fault(pair: Pair, seen: dict[str, str]) -> str | None:
     for text in (pair.source, pair.group, pair.stem):
         if text in _RESERVED or set(text) & set('/\\:*?"<>|\n\0'):
             return f"{pair.name}: {text!r} cannot serve as a source, group or stem; rename it"
+    for key, value in pair.extra.items():
+        if value in _RESERVED:
+            return f"{pair.name}: {value!r} cannot serve as its {key}; rename it"
     same = seen.setdefault(pair.name.casefold(), pair.name)  # some file systems know no case
     if same != pair.name:
         return f"{pair.name} and {same} differ in case only; rename one"
     return None
 
 
-def _write_pair(folder: Path, pair: Pair) -> tuple[dict[str, str], bool]:
+def _write_pair(folder: Path, pair: Pair) -> tuple[dict[str, Any], bool]:
     # The item of the datalist, and whether there is a lesion in it.
     content, suffix, lesion = read_pair(pair.image, pair.mask, name=pair.name, label_value=pair.label_value)
     item = {
@@ -132,16 +150,17 @@ def _write_pair(folder: Path, pair: Pair) -> tuple[dict[str, str], bool]:
         "source": pair.source,
         "group": pair.group,
         "sha256": hashlib.sha256(content).hexdigest(),
+        **pair.extra,
     }
-    write_atomically(folder / item["image"], content)
-    write_atomically(folder / item["label"], encode_png(np.where(lesion, np.uint8(255), np.uint8(0))))
+    (folder / item["image"]).write_bytes(content)
+    (folder / item["label"]).write_bytes(encode_png(np.where(lesion, np.uint8(255), np.uint8(0))))
     return item, bool(lesion.any())
 
 
 def _write_pairs(
     folder: Path, pairs: Iterable[Pair], faults: list[str], total: int | None, progress: bool
-) -> dict[str, dict[str, str]]:
-    items: dict[str, dict[str, str]] = {}
+) -> dict[str, dict[str, Any]]:
+    items: dict[str, dict[str, Any]] = {}
     seen: dict[str, str] = {}
     lesions = 0
     for pair in bar(pairs, "prepare", "pair", total, progress):
@@ -177,10 +196,20 @@ def _datalist(head: Mapping[str, Any], protocol: str, split: Split, items: Mappi
     return {**head, **own, "protocol": protocol, "seed": seed, **counts, **lists}
 
 
+@contextmanager
+def _room_for(out: str | Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise InputError(f"{out}: {error.strerror.lower()}; make room or choose another folder") from None
+
+
 def write_prepared_folder(
     out: str | Path,
     pairs: Iterable[Pair],
-    protocols: Mapping[str, Split] | Callable[[Path, Mapping[str, Mapping[str, str]]], Mapping[str, Split]],
+    protocols: Mapping[str, Split] | Callable[[Path, Mapping[str, Mapping[str, Any]]], Mapping[str, Split]],
     *,
     name: str,
     labels: Mapping[str, str] | None = None,
@@ -205,15 +234,16 @@ def write_prepared_folder(
         seed: of the validation lists that a protocol does not name itself.
         progress: show a bar.
         total: how many pairs there will be, where `pairs` has no length.
-        faults: found by the caller already, to be reported together with those found here.
+        faults: found by the caller, to be reported together with those found here; looked at when all pairs are
+            drawn, so a generator of pairs may still add to them.
 
     Returns:
         The datalists written, by protocol.
 
     Raises:
-        InputError: with every fault of every pair at once; nothing is left behind. Also for an `out` that is in use.
+        InputError: with every fault of every pair at once; nothing is left behind. Also for an `out` that is in use,
+            or has no room.
     """
-    faults = list(faults)
     total = len(pairs) if total is None and isinstance(pairs, Sized) else total
     head = {
         "name": name,
@@ -223,10 +253,12 @@ def write_prepared_folder(
         "labels": dict(labels or {"0": "background", "1": "lesion"}),
         "licence": licence,
     }
-    with replace_folder_when_done(out) as folder:
+    with _room_for(out), replace_folder_when_done(out) as folder:
         (folder / "images").mkdir()
         (folder / "masks").mkdir()
-        items = _write_pairs(folder, pairs, faults, total, progress)
+        own: list[str] = []
+        items = _write_pairs(folder, pairs, own, total, progress)
+        faults = [*faults, *own]
         if not items and not faults:
             faults.append(f"{name}: no image was found, so there is nothing to write to {out}")
         if faults:
@@ -243,6 +275,9 @@ def write_prepared_folder(
 def _how_to_prepare(folder: Path) -> str:
     if (folder / "images").is_dir() and (folder / "masks").is_dir():
         return f"python -m common.data prepare pairs {folder / 'images'} {folder / 'masks'} OUT"
+    for sign, command in (("segmentation_task", "brisc"), ("train/images", "brisc"), ("case_*", "kits19")):
+        if any(folder.glob(sign)):
+            return f"python -m common.data prepare {command} {folder} OUT"
     return f"python -m common.data prepare polyps {folder} OUT (or `prepare pairs IMAGES MASKS OUT`)"
 
 
@@ -297,13 +332,16 @@ def datalist_path(directory: str | Path, protocol: str | None = None) -> Path:
     return files[protocol]
 
 
-def read_datalist(directory: str | Path, protocol: str | None = None, key: str = "training") -> list[dict[str, Any]]:
+def read_datalist(
+    directory: str | Path, protocol: str | None = None, key: str = "training", *, may_be_empty: bool = False
+) -> list[dict[str, Any]]:
     """One list of a prepared folder, read with MONAI's own loader; "image" and "label" are full paths.
 
     Args:
         directory: a prepared folder.
         protocol: None or "" for the default one.
-        key: "training", "validation" or "test"; the last two may be empty.
+        key: "training", "validation" or "test".
+        may_be_empty: that "training" may be, as the others always may.
 
     Raises:
         InputError: if the folder, the protocol or the list is not there, or a list to train on is empty.
@@ -313,7 +351,7 @@ def read_datalist(directory: str | Path, protocol: str | None = None, key: str =
     if not isinstance(content.get(key), list):
         raise InputError(f"{path}: no list {key!r}; there are {', '.join(k for k in KEYS if k in content)}")
     if not content[key]:
-        if key == "training":
+        if key == "training" and not may_be_empty:
             raise InputError(f"{path}: its training list is empty; prepare the folder again with more images")
         return []
     if not all(isinstance(item, dict) and "image" in item and "label" in item for item in content[key]):

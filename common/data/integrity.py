@@ -122,8 +122,10 @@ def _items_of(directory: Path, path: Path, content: Mapping[str, Any], report: R
             report.errors += [f"{path}: item {place} of {key!r}: {fault}" for fault in faults]
             if not faults:
                 lists[key].append(item)
-    if isinstance(content.get("training"), list) and not content["training"]:
-        report.errors.append(f"{path}: its training list is empty")
+    if all(isinstance(content.get(key), list) and not content[key] for key in KEYS):
+        report.errors.append(f"{path}: all its lists are empty")
+    elif content.get("training") == []:
+        report.warnings.append(f"{path}: its training list is empty, so that it serves to test on alone")
     return lists
 
 

@@ -136,13 +136,17 @@ def _decoded(image: str | Path | np.ndarray, name: str) -> tuple[Image.Image, by
 
 
 def read_pair(
-    image: str | Path | np.ndarray, mask: str | Path | np.ndarray, *, name: str = "", label_value: int | None = None
+    image: str | Path | np.ndarray,
+    mask: str | Path | np.ndarray | None,
+    *,
+    name: str = "",
+    label_value: int | None = None,
 ) -> tuple[bytes, str, np.ndarray]:
     """Read one pair for a prepared folder.
 
     Args:
         image: a file, or `(H, W, 3)` uint8.
-        mask: a file, or `(H, W)`; see `binarise` for its values.
+        mask: a file, or `(H, W)`; see `binarise` for its values. None: there is no lesion.
         name: names the pair in an error where there is no file to name.
         label_value: see `binarise`.
 
@@ -155,6 +159,8 @@ def read_pair(
     """
     picture, content = _decoded(image, name)
     suffix = _copied_suffix(content, picture) if content else None
+    if mask is None:
+        mask = np.zeros(ImageOps.exif_transpose(picture).size[::-1], bool)
     if isinstance(mask, np.ndarray):
         if mask.ndim != 2:
             raise InputError(f"{name}: the mask has to be (H, W), not {mask.shape}")

@@ -2,12 +2,13 @@
 
 from .checkpoints import RunCheckpoint
 from .datasets import EpochSeededDataset, EpochSeeding
-from .distributed import begin_distributed, local_device
+from .distributed import begin_distributed, distributed_network, local_device
 from .handlers import StopOnNonFiniteLoss, TensorBoardOverlays, TrainingProgressBar, loss_of
 from .history import History
 from .losses import StructureLoss
 from .memory import keep_freed_memory
 from .resolution import ResolutionSchedule
+from .sampling import StepSampler
 from .statistics import RefreshStatistics
 
 __all__ = [
@@ -17,11 +18,13 @@ __all__ = [
     "RefreshStatistics",
     "ResolutionSchedule",
     "RunCheckpoint",
+    "StepSampler",
     "StopOnNonFiniteLoss",
     "StructureLoss",
     "TensorBoardOverlays",
     "TrainingProgressBar",
     "begin_distributed",
+    "distributed_network",
     "keep_freed_memory",
     "local_device",
     "loss_of",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 import pickle
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +20,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from ..errors import InputError, one_line_errors
+from ..files import remove_unfinished
 from ..provenance import record_path, write_record
 from ..weights import fit_weights, load_weights, read_checkpoint, save_checkpoint, unwrapped
 from .history import History
@@ -68,6 +70,8 @@ class RunCheckpoint:
             recipe, or as many processes that an epoch has another number of batches.
         TypeError: if `settings` holds what could not be read back from ``latest.pt``.
     """
+
+    longer = "--epochs"  # the option that makes a run longer
 
     def __init__(
         self,
@@ -124,7 +128,7 @@ class RunCheckpoint:
                 if not self._recorded:  # before the weights, so that they are never without it
                     write_record(self.model_path, self.record())
                     self._recorded = True
-                save_checkpoint(self.model_path, self.model.state_dict())
+                self.write_model()
             save_checkpoint(self.state_path, self._state(trainer))
         idist.barrier()
 
@@ -137,26 +141,54 @@ class RunCheckpoint:
             "iteration": trainer.state.iteration,
             "best": self.best,
             "history": self.history.rows,
-            "network": unwrapped(self.network).state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "lr_scheduler": self.lr_scheduler.state_dict() if self.lr_scheduler else None,
-            "ema": self.ema.ema_model.state_dict() if self.ema else None,
+            **self.learned(),
             "scaler": scaler.state_dict() if scaler else None,
         }
 
+    # What a training of other networks saves in its own way.
+
+    def write_model(self) -> None:
+        """Write the weights that are kept."""
+        save_checkpoint(self.model_path, self.model.state_dict())
+
+    def learned(self) -> dict[str, Any]:
+        """What was learned so far, as ``{"network": …, "ema": … or None}``."""
+        ema = self.ema.ema_model.state_dict() if self.ema else None
+        return {"network": unwrapped(self.network).state_dict(), "ema": ema}
+
+    def load_learned(self, state: Mapping[str, Any]) -> None:
+        """Take `learned` back.
+
+        Raises:
+            InputError: if it is another network's.
+        """
+        fit_weights(self.network, state["network"], str(self.state_path))
+        if self.ema is not None:
+            fit_weights(self.ema.ema_model, state["ema"], str(self.state_path))
+
+    def begin(self) -> None:
+        """Where there is nothing to resume, begin with `pretrained`.
+
+        Raises:
+            InputError: if it does not fit.
+        """
+        if self.pretrained:
+            load_weights(self.network, self.pretrained)
+            self.model.load_state_dict(unwrapped(self.network).state_dict())
+
     def restore(self, trainer: Engine) -> None:
         """Set everything back to where ``latest.pt`` stands, if there is one; else begin with `pretrained`."""
+        if idist.get_rank() == 0:
+            remove_unfinished(self.state_path.parent, (self.state_path.name, self.model_path.name))
         if not self.resume or not self.state_path.is_file():
-            if self.pretrained:
-                with one_line_errors():
-                    load_weights(self.network, self.pretrained)
-                self.model.load_state_dict(unwrapped(self.network).state_dict())
+            with one_line_errors():
+                self.begin()
             return
         with one_line_errors():
             state = self._checked_state(trainer)
-            fit_weights(self.network, state["network"], str(self.state_path))
-            if self.ema is not None:
-                fit_weights(self.ema.ema_model, state["ema"], str(self.state_path))
+            self.load_learned(state)
         self.optimizer.load_state_dict(state["optimizer"])
         if self.lr_scheduler is not None:
             self._restore_schedule(state["lr_scheduler"])
@@ -170,12 +202,14 @@ class RunCheckpoint:
             key = self.evaluator.state.key_metric_name
             self.evaluator.state.best_metric = self.best
             # Without its epoch MONAI would take the next metric for the best.
-            self.evaluator.state.best_metric_epoch = max(self.history.rows, key=lambda row: row.get(key, -1))["epoch"]
+            self.evaluator.state.best_metric_epoch = max(self.history.rows, key=lambda row: row.get(key, -math.inf))[
+                "epoch"
+            ]
         trainer.state.epoch, trainer.state.iteration = state["epoch"], state["iteration"]
         if state["epoch"] >= trainer.state.max_epochs:
             logger.info(
                 f"{self.state_path} is complete: {state['epoch']} of {trainer.state.max_epochs} epochs; "
-                "raise --epochs to train on, or name another --output_dir to begin anew"
+                f"raise {self.longer} to train on, or name another --output_dir to begin anew"
             )
         else:
             logger.info(f"resuming {self.state_path} after epoch {state['epoch']}")

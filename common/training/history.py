@@ -17,16 +17,24 @@ from .handlers import loss_of
 class History:
     """An Ignite handler that writes ``<output_dir>/history.csv``, a row an epoch.
 
-    Columns: epoch, loss (mean over the epoch's batches, of all processes), learning_rate, and the evaluator's
-    metrics where that epoch was validated. Attach it after validation and before `RunCheckpoint`, which resumes `rows`.
+    Columns: epoch, loss (mean over the batches of all processes), learning_rate (that the epoch began with), and the
+    evaluator's metrics where it was validated. Attach it after validation and before `RunCheckpoint`, which resumes
+    `rows`.
+
+    Args:
+        output_dir: folder of the run.
+        optimizer: the rate of its first group is told.
+        evaluator: the validation engine.
+        terms: whether the trainer's output is scalars by name, of which each gets a column as the loss does.
     """
 
-    def __init__(self, output_dir: str | Path, optimizer: Optimizer, evaluator: Engine) -> None:
+    def __init__(self, output_dir: str | Path, optimizer: Optimizer, evaluator: Engine, terms: bool = False) -> None:
         self.path = Path(output_dir) / "history.csv"
         self.optimizer = optimizer
         self.evaluator = evaluator
+        self.terms = terms
         self.rows: list[dict[str, float]] = []
-        self._losses: list[float] = []
+        self._sums: dict[str, list[float]] = {}
         self._learning_rate = 0.0
 
     def attach(self, engine: Engine) -> None:
@@ -36,19 +44,19 @@ class History:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._write)
 
     def _begin(self, engine: Engine) -> None:
-        self._losses.clear()
+        self._sums.clear()
         self._learning_rate = float(self.optimizer.param_groups[0]["lr"])
 
     def _collect(self, engine: Engine) -> None:
-        self._losses.append(float(loss_of(engine.state.output)))
+        output = engine.state.output
+        for name, value in (output if self.terms else {"loss": loss_of(output)}).items():
+            self._sums.setdefault(name, []).append(float(value))
 
     def _write(self, engine: Engine) -> None:
-        loss = sum(self._losses) / max(1, len(self._losses))
-        row = {
-            "epoch": engine.state.epoch,
-            "loss": idist.all_reduce(loss) / idist.get_world_size(),  # every process has as many batches
-            "learning_rate": self._learning_rate,
-        }
+        row = {"epoch": engine.state.epoch}
+        for name, values in self._sums.items():  # every process has as many batches
+            row[name] = idist.all_reduce(sum(values) / len(values)) / idist.get_world_size()
+        row["learning_rate"] = self._learning_rate
         if self.evaluator.state.epoch == engine.state.epoch:
             row.update({name: float(value) for name, value in self.evaluator.state.metrics.items()})
         self.rows.append(row)

@@ -11,7 +11,8 @@ import pytest
 from tests.bundles.drawn import draw_prepared
 from tests.bundles.warm import WarmPython
 
-pytest.register_assert_rewrite("tests.bundles.contract")  # its asserts show their values then
+for module in ("contract", "painter_contract", "segmenter_contract"):
+    pytest.register_assert_rewrite(f"tests.bundles.{module}")  # their asserts show their values then
 
 
 @pytest.fixture(scope="session")

@@ -1,15 +1,14 @@
 """What every bundle must keep, by the real commands.
 
-A test class inherits `BundleContract` and names its bundle:
+A test class inherits what its kind of bundle keeps, `segmenter_contract` or `painter_contract`, and names its bundle:
 
-    class TestOrderPolyps(BundleContract):
+    class TestOrderPolyps(SegmenterContract):
         bundle = "order_polyps"
         overlays = {"recipe_best": ("train", "recipe_best")}
 """
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import re
@@ -19,14 +18,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-import torch
 import yaml
 from monai.bundle import ConfigParser
 
 from common.command_line import command_line_faults
-from common.settings import RULES
-from common.weights import read_checkpoint
-from tests.bundles.drawn import SIDE, TEST, TRAINING, VALIDATION, tree
+from common.settings import RULES, Rule
+from tests.bundles.drawn import tree
 from tests.bundles.warm import WarmPython
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -99,12 +96,18 @@ class BundleContract:
     needs: ClassVar[dict[str, dict[str, Any]]] = {}
     # Each config that is run, and the other name of its `run`.
     aliases: ClassVar[dict[str, str]] = {"train": "training", "evaluate": "evaluate", "inference": "inference"}
-    # What makes a run on the drawn images short.
-    small: ClassVar[dict[str, dict[str, Any]]] = {
-        "train": {"epochs": 1, "val_interval": 1, "batch_size": 2, "image_size": SIDE},
-        "evaluate": {"image_size": SIDE},
-        "inference": {"image_size": SIDE},
-    }
+    # Keys that have no default: whoever runs it gives them.
+    to_give: ClassVar[set[str]] = {"dataset_dir"}
+    # What makes a run on the drawn images short, by config.
+    small: ClassVar[dict[str, dict[str, Any]]] = {}
+
+    def rules(self, name: str) -> Mapping[str, Rule]:
+        """What a value of the first section of a config has to be."""
+        return RULES
+
+    def places(self, name: str, folder: Path) -> dict[str, Any]:
+        """Keys of a config for what it writes besides its output, all in `folder`."""
+        return {}
 
     # ---- where things are --------------------------------------------------------------------------------
 
@@ -161,11 +164,14 @@ class BundleContract:
         for name in self.aliases:
             parser = ConfigParser(ConfigParser.load_config_file(self.config(name)))
             check = next(entry for entry in parser["run"] if isinstance(entry, dict) and "dataset_dir" in entry)
-            ruled = [key for key in parser.get() if key in RULES]
+            rules = self.rules(name)
+            ruled = [key for key in parser.get() if key in rules]
             assert [key for key in ruled if check.get(key) != f"@{key}"] == []
-            values = {key: parser[key] for key in ruled if not str(parser[key]).startswith("$")}
-            assert [key for key, value in values.items() if key != "dataset_dir" and not RULES[key][1](value)] == []
-            assert values["dataset_dir"] is None
+            made = {key for key in ruled if isinstance(parser[key], Mapping) or str(parser[key]).startswith("$")}
+            values = {key: parser[key] for key in ruled if key not in made}
+            to_give = self.to_give & values.keys()
+            assert [key for key, value in values.items() if key not in to_give and not rules[key][1](value)] == []
+            assert all(values[key] is None for key in to_give) and "dataset_dir" in to_give
 
     def test_metadata_tells_what_was_tested_and_what_it_is_not(self):
         metadata, tested = self.metadata(), pins()
@@ -183,17 +189,6 @@ class BundleContract:
         assert (self.root / "LICENSE").read_bytes() == (REPOSITORY / "LICENSE").read_bytes()
         assert len((self.root / "docs" / "data_license.txt").read_text()) > 200
 
-    def test_the_weights_that_ship_fit_and_are_plain(self):
-        """A state dict of finite numbers, readable without running code, of the network that the configs define."""
-        path = self.root / "models" / "model.pt"
-        assert path.is_file(), "the bundle ships no weights"
-        assert path.stat().st_size <= LARGEST_MODEL
-        weights = read_checkpoint(path)
-        assert all(isinstance(value, torch.Tensor) and value.isfinite().all() for value in weights.values())
-        for name in self.aliases:
-            parser = ConfigParser(ConfigParser.load_config_file(self.config(name)))
-            parser.get_parsed_content("network_def").load_state_dict(weights, strict=True)
-
     # ---- MONAI's own verification ------------------------------------------------------------------------
 
     def test_metadata_passes_the_schema(self, warm, tmp_path):
@@ -206,50 +201,14 @@ class BundleContract:
             assert (ended.code == 0) is fine, ended.err
             assert ("verified with no error" in ended.out) is fine
 
-    def test_network_takes_and_gives_what_metadata_says(self, warm):
-        """Of one config; the weights that ship fit the network of each."""
-        meta = self.root / "configs" / "metadata.json"
-        ended = warm.bundle(
-            "verify_net_in_out", "network_def", cwd=REPOSITORY, meta_file=meta, config_file=self.config("inference")
-        )
-        assert ended.code == 0, ended.err
-        assert "verified with no error" in ended.out
-
-    def test_export_to_torchscript_computes_the_same(self, warm, tmp_path):
-        ended = warm.bundle(
-            "ckpt_export",
-            "network_def",
-            cwd=REPOSITORY,
-            filepath=tmp_path / "model.ts",
-            ckpt_file=self.root / "models" / "model.pt",
-            meta_file=self.root / "configs" / "metadata.json",
-            config_file=self.config("inference"),
-        )
-        assert ended.code == 0, ended.err
-        files = {"metadata.json": "", "inference.json": ""}
-        exported = torch.jit.load(tmp_path / "model.ts", _extra_files=files).eval()
-        assert json.loads(files["metadata.json"])["version"] == self.metadata()["version"]
-        assert json.loads(files["inference.json"])["network_def"]
-        parser = ConfigParser(ConfigParser.load_config_file(self.config("inference")))
-        eager = parser.get_parsed_content("network_def").eval()
-        eager.load_state_dict(read_checkpoint(self.root / "models" / "model.pt"))
-        image = self.example()
-        with torch.no_grad():
-            assert torch.allclose(exported(image), eager(image), atol=1e-5)
-
-    def example(self) -> torch.Tensor:
-        """Two inputs of the network, of the shape that metadata says."""
-        image = self.metadata()["network_data_format"]["inputs"]["image"]
-        shape = (2, image["num_channels"], *image["spatial_shape"])
-        return torch.rand(shape, generator=torch.Generator().manual_seed(0))
-
     @pytest.mark.parametrize(
         ("kind", "name"),
         [("train", "train"), ("infer", "inference"), ("infer", "evaluate")],
         ids=["train", "inference", "evaluate"],
     )
     def test_no_property_of_the_workflow_is_missing(self, warm, drawn, tmp_path, name, kind):
-        given = {"workflow_type": kind, "dataset_dir": str(drawn), "output_dir": str(tmp_path)}
+        given = {"workflow_type": kind, "dataset_dir": str(drawn), "output_dir": str(tmp_path / "out")}
+        given |= {key: str(value) for key, value in self.places(name, tmp_path).items()} | self.small[name]
         code = f"""
 from monai.bundle import ConfigWorkflow
 workflow = ConfigWorkflow({str(self.config(name))!r}, **{given!r})
@@ -280,25 +239,15 @@ print("missing:", workflow.check_properties())
         data = os.path.relpath(drawn, folder) if relative else drawn
         before = set(tree(self.root))
         given = {"config_file": f"{configs}{name}.yaml", "dataset_dir": data, "output_dir": out}
-        ended = warm.bundle("run", *filter(None, [run_id]), cwd=folder, **given, **self.small[name], **more)
+        given |= {**self.places(name, out.parent), **self.small[name], **more}
+        ended = warm.bundle("run", *filter(None, [run_id]), cwd=folder, **given)
         assert (ended.code, ended.said) == (0, []), ended.err[-3000:]
         self.check_output(name, out)
         assert set(tree(self.root)) == before and list(foreign.iterdir()) == []
 
     def check_output(self, name: str, out: Path) -> None:
         """What a run on the drawn images leaves in its folder."""
-        there = {path.name for path in out.iterdir()}
-        if name == "train":
-            assert there == {"model.pt", "model.trained_on.json", "latest.pt", "history.csv", "tensorboard"}
-            with open(out / "history.csv", newline="") as file:
-                assert len(list(csv.DictReader(file))) == self.small["train"]["epochs"]
-        elif name == "evaluate":
-            assert {"per_image.csv", "summary.json"} <= there
-            with open(out / "per_image.csv", newline="") as file:
-                assert len(list(csv.DictReader(file))) == TEST
-        else:
-            assert there == {"masks", "overlays", "results.csv"}
-            assert len(list((out / "masks").iterdir())) == TRAINING + VALIDATION + TEST
+        raise NotImplementedError
 
     @pytest.mark.parametrize(("name", "place", "alias", "relative"), COMMANDS)
     def test_runs_from_every_folder(self, warm, drawn, tmp_path, name, place, alias, relative):
@@ -307,21 +256,7 @@ print("missing:", workflow.check_properties())
     def test_every_overlay_trains(self, warm, drawn, tmp_path):
         for name, names in self.overlays.items():
             given = {"config_file": self.files(*names), "dataset_dir": drawn, "output_dir": tmp_path / name}
-            given |= {**self.small["train"], **self.needs.get(name, {})}
+            given |= {**self.places("train", tmp_path), **self.small["train"], **self.needs.get(name, {})}
             ended = warm.bundle("run", "training", cwd=tmp_path, **given)
             assert (ended.code, ended.said) == (0, []), f"{name}: {ended.err[-3000:]}"
             self.check_output("train", tmp_path / name)
-
-    def test_what_was_trained_is_measured_and_used(self, warm, drawn, tmp_path):
-        """Training, then evaluation merged over its config, as `MonaiAlgo` does, and inference with its weights."""
-        run = tmp_path / "run"
-        common = {"cwd": tmp_path, "dataset_dir": drawn}
-        ended = warm.bundle("run", config_file=self.config("train"), output_dir=run, **common, **self.small["train"])
-        assert ended.code == 0, ended.err
-        weights = {"checkpoint": "run/model.pt"}
-        for configs, name in ((("train", "evaluate"), "evaluate"), (("inference",), "inference")):
-            out = tmp_path / name
-            given = {"config_file": self.files(*configs), "output_dir": out, **weights}
-            ended = warm.bundle("run", **given, **common, **self.small[name])
-            assert (ended.code, ended.said) == (0, []), ended.err[-3000:]
-            self.check_output(name, out)

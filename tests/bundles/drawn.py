@@ -65,6 +65,12 @@ def empty_validation(folder: Path) -> None:
     (folder / "dataset.json").write_text(json.dumps({**content, "validation": []}))
 
 
+def empty_training(folder: Path) -> None:
+    content = json.loads((folder / "dataset.json").read_text())
+    content["test"] += content.pop("training")
+    (folder / "dataset.json").write_text(json.dumps({**content, "training": []}))
+
+
 # What is done to a sound folder, and what the one line about it has to name.
 FAULTS = {
     "missing": (shutil.rmtree, r"no such folder"),
@@ -74,6 +80,7 @@ FAULTS = {
     "truncated": (truncate_image, r"drawn_0\.png: unreadable or cut short"),
     "size": (resize_mask, rf"drawn_2\.png: is {SIDE}×{SIDE} but its mask {SIDE + 1}×{SIDE}"),
     "empty": (empty_masks, r"all 8 masks are empty"),
+    "training": (empty_training, r"training list is empty"),
     "validation": (empty_validation, r"validation list is empty"),
 }
 

@@ -10,10 +10,11 @@ import torch
 from common.data import Pair, Split, write_prepared_folder
 from common.provenance import read_record
 from common.weights import read_checkpoint
-from tests.bundles.contract import REPOSITORY, BundleContract
+from tests.bundles.contract import REPOSITORY
+from tests.bundles.segmenter_contract import SegmenterContract
 
 
-class TestOrderPolyps(BundleContract):
+class TestOrderPolyps(SegmenterContract):
     bundle = "order_polyps"
     overlays = {  # noqa: RUF012
         "recipe_best": ("train", "recipe_best"),

@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from common.data.volumes import window_8bit
+from tests.data.drawn_volumes import draw_ct, draw_segmentation, save_volume
+
 
 def draw(number: int, size: tuple[int, int] = (32, 40)) -> tuple[np.ndarray, np.ndarray]:
     """Coarse noise, `(H, W, 3)` uint8, unlike that of any other number, and a mask 0/255 with a square lesion."""
@@ -44,5 +47,33 @@ def save_set(save):
             image, mask = draw(number)
             save(image, images / f"{stem}{suffix}")
             save(mask, masks / f"{prefix}{stem}{ending}{mask_suffix}")
+
+    return saved
+
+
+@pytest.fixture
+def save_case():
+    """A function that writes case_NNNNN of drawn values, with its axes stored in the order of `code`."""
+
+    def saved(root, number, code="IPL", suffix=".nii.gz"):
+        segmentation = draw_segmentation(number)
+        folder = root / f"case_{number:05d}"
+        save_volume(segmentation, folder / f"segmentation{suffix}", code)
+        save_volume(draw_ct(segmentation, number), folder / f"imaging{suffix}", code)
+        return folder
+
+    return saved
+
+
+@pytest.fixture
+def save_slices(save):
+    """A function that writes every slice of a drawn case as 8-bit PNGs, image and mask 0, 1, 2."""
+
+    def saved(root, number):
+        segmentation = draw_segmentation(number)
+        images = window_8bit(draw_ct(segmentation, number), 500, 50)
+        for place, (image, mask) in enumerate(zip(images, segmentation, strict=True)):
+            save(image, root / f"images/case_{number:05d}_{place:03d}.png")
+            save(mask, root / f"masks/case_{number:05d}_{place:03d}.png")
 
     return saved

@@ -42,6 +42,11 @@ def run(monkeypatch, capsys):
         (("prepare", "pairs", "i", "m"), "OUT missing"),
         (("prepare", "polyps", "gone", "out"), "gone: no such folder"),
         (("prepare", "polyps", "out"), "name the folders of the sets"),
+        (("prepare", "brisc", "gone", "out"), "gone: no such folder"),
+        (("prepare", "brisc", "gone"), "OUT missing"),
+        (("prepare", "kits19", "gone", "out"), "gone: no such folder"),
+        (("prepare", "kits19", "gone", "out", "--window", "wide"), "--window has to be a number, not 'wide'"),
+        (("prepare", "kits19", "gone", "out", "--level", "-1", "--window", "-5"), "window is -5 and level -1; "),
         (("prepare", "polyps", "a", "out", "--kvasir", "b"), "no option --kvasir; there are --seed, --kvasir_seg"),
     ],
 )
@@ -116,7 +121,11 @@ def test_an_output_that_is_closed_or_full_is_no_traceback(tmp_path, save_set, re
 
 
 @pytest.mark.parametrize(
-    "words", [("verify", "--help"), *(("prepare", one, "--help") for one in ("polyps", "pairs", "phantoms"))]
+    "words",
+    [
+        ("verify", "--help"),
+        *(("prepare", one, "--help") for one in ("polyps", "brisc", "kits19", "pairs", "phantoms")),
+    ],
 )
 def test_help_tells_how_to_call(run, words):
     code, out, _ = run(*words)

@@ -101,6 +101,20 @@ def test_a_stop_leaves_nothing(tmp_path, drawn_pairs):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_disk_that_fills_up_is_one_line_and_leaves_nothing(tmp_path, drawn_pairs):
+    """A limit on the size of files stands for the full disk."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300, before[1]))
+    try:
+        with pytest.raises(InputError, match="out: file too large; make room or choose another folder") as caught:
+            write(tmp_path / "out", drawn_pairs(4), {"a": Split([])})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_never_overwrites(tmp_path, drawn_pairs):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("kept")
@@ -118,6 +132,10 @@ def test_reading_names_what_is_wrong_and_the_mend(tmp_path, drawn_pairs):
     (tmp_path / "masks").mkdir()
     with pytest.raises(InputError, match=r"prepare pairs .*images .*masks OUT"):
         read_datalist(tmp_path)
+    for folder, command in (("a/segmentation_task", "brisc"), ("b/train/images", "brisc"), ("c/case_00000", "kits19")):
+        (tmp_path / folder).mkdir(parents=True)
+        with pytest.raises(InputError, match=rf"run python -m common\.data prepare {command} .* OUT"):
+            read_datalist(tmp_path / folder[0])
     pairs = drawn_pairs(4)
     write(tmp_path / "out", pairs, {"a": Split(names(pairs)), "b": Split([], names(pairs))})
     with pytest.raises(InputError, match="no protocol 'c'; there are a, b"):
@@ -134,6 +152,38 @@ def test_reading_names_what_is_wrong_and_the_mend(tmp_path, drawn_pairs):
 def test_a_source_that_monai_would_take_for_a_path_is_refused(tmp_path, drawn):
     with pytest.raises(InputError, match="'masks' cannot serve"):
         write(tmp_path / "out", [Pair(*drawn(0), "masks", "g", "0")], {"a": Split([])})
+
+
+def test_further_keys_and_a_mask_that_is_none(tmp_path, drawn):
+    from monai.data import list_data_collate
+
+    pairs = [Pair(*drawn(i), "drawn", f"g{i}", str(i), extra={"class": "none", "slice": i}) for i in range(3)]
+    pairs += [Pair(drawn(3)[0], None, "drawn", "g3", "3", extra={"class": "gl", "slice": 3})]
+    write(tmp_path / "out", pairs, {"a": Split(names(pairs), validation=[])})
+    items = read_datalist(tmp_path / "out")
+    assert [(item["class"], item["slice"]) for item in items] == [("none", 0), ("none", 1), ("none", 2), ("gl", 3)]
+    batch = list_data_collate([{key: item[key] for key in ("class", "slice")} for item in items])
+    assert batch["slice"].tolist() == [0, 1, 2, 3]
+    empty = np.asarray(Image.open(items[3]["label"]))
+    assert empty.shape == drawn(3)[1].shape
+    assert not empty.any()
+    with pytest.raises(ValueError, match="extra: group are keys that every item has"):
+        Pair(*drawn(0), "drawn", "g", "0", extra={"group": "x"})
+    with pytest.raises(InputError, match="'images' cannot serve as its class"):
+        write(tmp_path / "other", [Pair(*drawn(0), "drawn", "g", "0", extra={"class": "images"})], {"a": Split([])})
+
+
+def test_faults_that_come_while_pairs_are_drawn_are_reported(tmp_path, drawn_pairs):
+    faults = ["known before"]
+
+    def failing():
+        yield from drawn_pairs(2)
+        faults.append("met on the way")
+
+    with pytest.raises(InputError) as caught:
+        write(tmp_path / "out", failing(), {"a": Split([])}, faults=faults)
+    assert str(caught.value).splitlines()[1:] == ["  known before", "  met on the way"]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_all_masks_empty_is_a_fault(tmp_path, drawn):

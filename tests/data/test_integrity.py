@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.data.folder import Pair, Split, write_prepared_folder
+from common.data.folder import Pair, Split, read_datalist, write_prepared_folder
 from common.data.integrity import check_prepared, verify
 from common.errors import InputError
 
@@ -65,8 +65,8 @@ def spoil(folder, name):
         edit(lists, lambda content: content["training"][0].pop("label"))
     elif name == "no training list":
         edit(lists, lambda content: content.pop("training"))
-    elif name == "training empty":
-        edit(lists, lambda content: content.update(training=[]))
+    elif name == "lists empty":
+        edit(lists, lambda content: content.update(training=[], validation=[], test=[]))
     else:
         raise AssertionError(name)
 
@@ -86,7 +86,7 @@ FAULTS = {
     "path absolute": "item 0 of 'training': /etc/hostname leads out of the folder",
     "item without label": "item 0 of 'training' lacks its image or label",
     "no training list": "no list 'training'",
-    "training empty": "its training list is empty",
+    "lists empty": "all its lists are empty",
 }
 
 
@@ -99,6 +99,14 @@ def test_a_sound_folder_has_nothing_to_report(folder):
     assert quick.warnings == []
     assert quick.counts == {"a": report.counts["a"]}
     assert check_prepared(folder, "b", progress=False).counts == {"b": report.counts["b"]}
+
+
+def test_a_folder_to_test_on_alone_is_sound(folder):
+    edit(folder / "dataset.json", lambda content: content.update(test=content.pop("training"), training=[]))
+    report = verify(folder, progress=False)
+    assert report.errors == []
+    assert any("training list is empty" in warning for warning in report.warnings)
+    assert read_datalist(folder, key="training", may_be_empty=True) == []
 
 
 @pytest.mark.parametrize("name", FAULTS)

@@ -1,0 +1,80 @@
+"""LAW's components, one after another (the paper's table 6), by mask recovery and stability.
+
+Stable means here: the loss stays finite, and the validation error ends at most 1.1 times its lowest. The paper prints
+Fréchet distance and its own judgement, of single runs.
+"""
+
+from __future__ import annotations
+
+from matplotlib.figure import Figure
+
+from common.errors import reports_input_errors
+from common.files import write_json, write_with
+from common.law import TABLE_6
+
+from . import reporting
+from .law_runs import Outcome, checked, painted_with, parser, run_row, spread
+
+PAPER = {
+    "distillation": ("Adaptive distillation", "66.60", "stable"),
+    "delta_map": ("+ delta map (no norm)", "70.34", "unstable"),
+    "normalisation": ("+ normalisation", "70.11", "stable"),
+    "min_clamp": ("+ min-weight clamp", "66.51", "stable"),
+    "law": ("+ Dice regulariser (LAW)", "52.28", "stable"),
+    "no_max_clamp": ("LAW without max-weight clamp", "80.22", "stable"),
+}
+ALIKE = {"normalisation", "min_clamp"}  # w_min cannot bind after a mean of the sample, whose least weight is above 1/3
+CURVES = ("mse", "val_error")
+
+
+def overlay(row: str) -> dict[str, object]:
+    """The config keys of a row of `TABLE_6`."""
+    options = dict(TABLE_6[row])
+    return {"objective": options.pop("name"), **{f"+loss#{key}": value for key, value in options.items()}}
+
+
+def draw_curves(outcomes: dict[str, Outcome], path: str) -> None:
+    """Training and validation error of each row against epochs, as a PNG file."""
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    for axes, key in zip(figure.subplots(1, 2), CURVES, strict=True):
+        for row, outcome in outcomes.items():
+            points = [(each["epoch"], each[key]) for each in outcome.history if key in each]
+            axes.plot(*zip(*points, strict=True), label=PAPER[row][0]) if points else None
+        axes.set(xlabel="epoch", ylabel={"mse": "training error", "val_error": "validation error"}[key])
+    figure.axes[0].legend(fontsize="small")
+    write_with(path, lambda stream: figure.savefig(stream, format="png", dpi=110, metadata={"Software": None}))
+
+
+@reports_input_errors
+def main(arguments: list[str] | None = None) -> None:
+    """The command."""
+    options = parser("benchmarks.law_ablation", __doc__)
+    options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--rows", nargs="+", choices=list(TABLE_6), default=list(TABLE_6))
+    settings = checked(options.parse_args(arguments))
+    head = reporting.heading("benchmarks.law_ablation", settings)
+    outcomes = {row: run_row(row, overlay(row), settings.seed, settings) for row in settings.rows}
+    rows = [
+        (
+            PAPER[row][0],
+            spread([each.dice]),
+            spread([each.iou]),
+            "stable" if each.stable else "unstable",
+            *PAPER[row][1:],
+        )
+        for row, each in outcomes.items()
+    ]
+    print()
+    print(reporting.table(("configuration", "mask Dice", "mask IoU", "training", "paper: FID", "paper"), rows))
+    print(f"\nseed {settings.seed}, {settings.steps} steps each, {painted_with(settings)}; percent")
+    if outcomes.keys() >= ALIKE:
+        first, second = (str(outcomes[row].history) for row in sorted(ALIKE))  # text: nan is nan there
+        same = first == second and outcomes["min_clamp"].history
+        print(f"\nrows 3 and 4 are {'the same run, digit by digit' if same else 'two different runs'}")
+    draw_curves(outcomes, f"{settings.out}/curves.png")
+    figures = {row: {"dice": each.dice, "iou": each.iou, "stable": each.stable} for row, each in outcomes.items()}
+    write_json(f"{settings.out}/ablation.json", {**head, "results": figures})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""Objectives on one prior, with the same seeds and steps, by mask recovery (the paper's table 3).
+
+The paper's figures are of Stable Diffusion 1.5 at 384², several runs; compare the order of rows.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from common.errors import reports_input_errors
+from common.files import write_json
+
+from . import reporting
+from .law_runs import checked, painted_with, parser, run_ceiling, run_row, spread
+
+
+class Printed(NamedTuple):
+    """What table 3 prints on polyps, percent."""
+
+    label: str
+    dice: str
+    iou: str
+
+
+PAPER = {
+    "uniform": Printed("ControlNet (uniform)", "68.1 ± 1.3", "58.2 ± 2.2"),
+    "ratio": Printed("ArSDM (ratio)", "78.3 ± 4.1", "68.2 ± 2.3"),
+    "distillation": Printed("Adaptive distillation", "79.4 ± 1.1", "70.1 ± 1.4"),
+    "law": Printed("LAW", "82.5 ± 0.3", "73.3 ± 0.5"),
+    "law_v1": Printed("LAW, version 1", "–", "–"),
+}
+
+
+@reports_input_errors
+def main(arguments: list[str] | None = None) -> None:
+    """The command."""
+    options = parser("benchmarks.law_objectives", __doc__)
+    options.add_argument("--objectives", nargs="+", choices=list(PAPER), default=list(PAPER)[:4])
+    options.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    settings = checked(options.parse_args(arguments))
+    head = reporting.heading("benchmarks.law_objectives", settings)
+    ceiling = run_ceiling(settings)
+    outcomes = {
+        name: [run_row(name, {"objective": name}, seed, settings) for seed in settings.seeds]
+        for name in settings.objectives
+    }
+    rows = [
+        (
+            PAPER[name].label,
+            spread([each.dice for each in own]),
+            spread([each.iou for each in own]),
+            PAPER[name].dice,
+            PAPER[name].iou,
+        )
+        for name, own in outcomes.items()
+    ]
+    rows.append(("the real images, at this size", *(spread([value]) for value in ceiling), "–", "–"))
+    print()
+    print(reporting.table(("objective", "mask Dice", "mask IoU", "paper: Dice", "paper: IoU"), rows))
+    print(f"\n{len(settings.seeds)} seeds, {settings.steps} steps each, {painted_with(settings)}")
+    print("mean ± standard deviation, percent")
+    figures = {name: [{"dice": each.dice, "iou": each.iou} for each in own] for name, own in outcomes.items()}
+    figures |= {"ceiling": [dict(zip(("dice", "iou"), ceiling, strict=True))]}
+    write_json(f"{settings.out}/objectives.json", {**head, "results": figures})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,293 @@
+"""One row of a table about LAW: train, paint, look for the lesions again, by the bundle's commands; resumable."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import hashlib
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from monai.bundle import ConfigParser
+
+from common.data import Pair, Split, fingerprint, read_datalist, write_prepared_folder
+from common.errors import InputError
+from common.files import write_atomically, write_json
+from common.law import load_denoiser
+from common.law.cache import read_mask, read_picture
+from common.law.checks import PAINTING_RULES
+from common.law.generate import model_digest
+from common.law.presets import TINY, find_preset
+from common.settings import setting_faults
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SEGMENTER = REPOSITORY / "order_polyps" / "configs"
+OVERLAY = "row.yaml"  # in the folder of a row: what sets it apart
+KEYS_OF_A_PAIR = ("image", "label")
+DIVERGED = "error: the loss is "  # what StopOnNonFiniteLoss says
+RISE = 1.1  # of the validation error over its lowest, from which on a training counts as unstable
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a row for one seed.
+
+    Attributes:
+        dice, iou: of mask recovery, means over images, shares; None where the training diverged.
+        history: the rows of ``history.csv``.
+        diverged: whether the loss ceased to be finite.
+    """
+
+    dice: float | None
+    iou: float | None
+    history: list[dict[str, float]]
+    diverged: bool
+
+    @property
+    def stable(self) -> bool:
+        """The rule: the loss stays finite, and the validation error ends at most 1.1 times its lowest."""
+        errors = [row["val_error"] for row in self.history if "val_error" in row]
+        return not self.diverged and bool(errors) and errors[-1] <= RISE * min(errors)
+
+
+def parser(module: str, description: str | None) -> argparse.ArgumentParser:
+    """The options that tables of rows share."""
+    options = argparse.ArgumentParser(
+        prog=f"python -m {module}", description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    options.add_argument("--dataset_dir", required=True, help="a prepared folder")
+    options.add_argument("--out", required=True, metavar="FOLDER", help="a folder a run; given again, it goes on there")
+    options.add_argument("--bundle", default="law_polyps")
+    options.add_argument("--overlays", nargs="*", default=[], help="such as sd15: the bundle's configs over train.yaml")
+    options.add_argument("--weights", help="the image prior, a model folder; the bundle's own if not given")
+    options.add_argument("--protocol", help="of the folder; its default if not given")
+    options.add_argument("--steps", type=int, default=1000, help="of each training")
+    options.add_argument("--steps_per_epoch", type=int, default=100)
+    options.add_argument("--batch_size", type=int, help="of training; the bundle's own if not given")
+    options.add_argument("--sampling_steps", type=int, default=50, help="of DDIM")
+    options.add_argument("--guidance", type=float, help="of sampling; the bundle's own if not given")
+    options.add_argument("--control_scale", type=float, help="of sampling; the bundle's own if not given")
+    options.add_argument("--segmenter", help="weights of ORDER that look for the lesion; the bundle's own if not given")
+    options.add_argument("--split", default="test", help="whose masks are painted from")
+    return options
+
+
+def checked(settings: argparse.Namespace) -> argparse.Namespace:
+    """The options of `parser`, paths made absolute, once nothing in them is wrong that can be known before a training.
+
+    Raises:
+        InputError: for a value out of range, an empty or unknown list, or a bundle without a segmenter of its own.
+    """
+    painting = {"steps": settings.sampling_steps} | _given(settings, "guidance", "control_scale")
+    if faults := setting_faults(painting, PAINTING_RULES):
+        raise InputError("; ".join(faults).replace("--steps", "--sampling_steps"))
+    settings.segmenter = str(Path(settings.segmenter or _own_segmenter(settings)).resolve())
+    if not Path(settings.segmenter).is_file():
+        raise InputError(f"--segmenter: there is no file {settings.segmenter}")
+    if settings.weights and Path(settings.weights).exists():
+        settings.weights = str(Path(settings.weights).resolve())
+    if not read_datalist(settings.dataset_dir, settings.protocol, settings.split):
+        raise InputError(f"--split: the list {settings.split!r} of {settings.dataset_dir} is empty; name another")
+    settings.of = _digests(settings)
+    return settings
+
+
+def run_row(name: str, overlay: Mapping[str, Any], seed: int, settings: argparse.Namespace) -> Outcome:
+    """Train and measure a row, or go on where an earlier call was stopped.
+
+    Args:
+        name: of the row, and its folder's with the seed.
+        overlay: what sets the row apart: config keys and values.
+        seed: of draws, order and first weights; painting has the same seeds in all rows.
+        settings: of `checked`.
+
+    Raises:
+        InputError: if a command fails for another reason than a loss that is not finite.
+    """
+    folder = Path(settings.out).resolve() / f"{name}_{seed}"
+    training, measuring = _training(folder, seed, settings), _measuring(folder, settings)
+    done = folder / "outcome.json"
+    # The commands name files, of which the overlay is one; two tables have rows of one name.
+    settled = {"commands": [training, measuring], "overlay": dict(overlay), "of": settings.of}
+    if done.is_file():
+        content = json.loads(done.read_text())
+        if {key: content.get(key) for key in settled} != settled:
+            raise InputError(f"{folder} was begun with other settings; name another --out")
+        return Outcome(**content["outcome"])
+    write_atomically(folder / OVERLAY, yaml.safe_dump(dict(overlay), sort_keys=False).encode())
+    print(f"{name}, seed {seed}: {shlex.join(training)}", flush=True)
+    diverged = not _succeeds(training, folder / "training.log")
+    dice = iou = None
+    if not diverged:
+        _succeeds(measuring, folder / "evaluation.log")
+        dice, iou = _read_means(folder / "evaluation")
+    outcome = Outcome(dice, iou, read_history(folder / "run" / "history.csv"), diverged)
+    write_json(done, {**settled, "outcome": vars(outcome)})
+    return outcome
+
+
+def run_ceiling(settings: argparse.Namespace) -> tuple[float, float]:
+    """Dice and IoU of the same segmenter on the real images of the same masks, at the size of the painted ones.
+
+    A measure to hold the rows against; a painted lesion can be plainer than a real one.
+
+    Raises:
+        InputError: if the folder holds the ceiling of other settings.
+    """
+    folder = Path(settings.out).resolve() / "ceiling"
+    config = _merged(settings)
+    size = config["image_size"] or find_preset(config["preset"]).image_size
+    if config["preset"] == TINY.name:
+        weights = settings.weights or REPOSITORY / settings.bundle / "models" / "tiny"
+        size = config["image_size"] or load_denoiser(weights).preset.image_size
+    command = _measuring_real(folder, settings)
+    items = read_datalist(settings.dataset_dir, settings.protocol, settings.split)
+    wanted = {"command": command, "image_size": size, "of": settings.of}
+    record = folder / "ceiling.json"
+    if record.is_file():
+        if json.loads(record.read_text()) != wanted:
+            raise InputError(f"{folder} holds the ceiling of other settings; name another --out")
+        return _read_means(folder / "evaluation")
+    shutil.rmtree(folder, ignore_errors=True)
+    _write_small(folder / "data", items, size)
+    _succeeds(command, folder / "evaluation.log")
+    means = _read_means(folder / "evaluation")
+    write_json(record, wanted)
+    return means
+
+
+def _merged(settings: argparse.Namespace) -> dict[str, Any]:
+    configs = REPOSITORY / settings.bundle / "configs"
+    files = [str(configs / f"{name}.yaml") for name in ("train", *settings.overlays)]
+    return dict(ConfigParser.load_config_files(files))
+
+
+def _measuring_real(folder: Path, settings: argparse.Namespace) -> list[str]:
+    options = {"dataset_dir": str(folder / "data"), "output_dir": str(folder / "evaluation")}
+    options |= {"checkpoint": settings.segmenter}
+    return _bundle("evaluate", str(SEGMENTER / "evaluate.yaml"), options)
+
+
+def _digests(settings: argparse.Namespace) -> dict[str, str]:
+    # What the commands only name, by its content: a finished row is not taken for that of other weights or defaults.
+    evaluate = ConfigParser.load_config_file(REPOSITORY / settings.bundle / "configs" / "evaluate.yaml")
+    weights = Path(settings.weights or REPOSITORY / settings.bundle / "models" / "tiny")
+    shown = read_datalist(settings.dataset_dir, settings.protocol, settings.split)
+    pictures = [hashlib.sha256(Path(item[role]).read_bytes()).hexdigest() for item in shown for role in KEYS_OF_A_PAIR]
+    return {
+        "configs": _digest([_merged(settings), evaluate]),
+        "prior": model_digest(weights) if weights.is_dir() else str(weights),
+        "segmenter": hashlib.sha256(Path(settings.segmenter).read_bytes()).hexdigest(),
+        "training": fingerprint(settings.dataset_dir, settings.protocol),
+        "shown": _digest(pictures),
+    }
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _own_segmenter(settings: argparse.Namespace) -> Path:
+    own = ConfigParser.load_config_file(REPOSITORY / settings.bundle / "configs" / "evaluate.yaml")["segmenter"]
+    if own is None:
+        raise InputError(f"--segmenter: {settings.bundle} has none of its own; give ORDER's weights for such images")
+    return SEGMENTER.parent / "models" / "model.pt"
+
+
+def _write_small(folder: Path, items: Sequence[Mapping[str, Any]], size: int) -> None:
+    # Without the masks whose lesion vanishes at that size: nothing is painted from them either.
+    shown = [item for item in items if read_mask(item["label"], size).any()]
+
+    def pairs() -> Iterator[Pair]:
+        for item in shown:
+            pixels = ((read_picture(item["image"], size) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+            lesion = read_mask(item["label"], size)[0].numpy() > 0
+            yield Pair(pixels, lesion, item["source"], item["group"], Path(item["label"]).stem)
+
+    names = [f"{item['source']}_{Path(item['label']).stem}" for item in shown]
+    split = {"real": Split([], names, [])}
+    write_prepared_folder(folder, pairs(), split, name="real", licence="as the originals", progress=False)
+
+
+def painted_with(settings: argparse.Namespace) -> str:
+    """How the images of all rows were painted, for the line below a table."""
+    evaluate = ConfigParser.load_config_file(REPOSITORY / settings.bundle / "configs" / "evaluate.yaml")
+    guidance = evaluate["guidance"] if settings.guidance is None else settings.guidance
+    scale = _merged(settings)["control_scale"] if settings.control_scale is None else settings.control_scale
+    return f"painted in {settings.sampling_steps} steps at guidance {guidance:g} and control_scale {scale:g}"
+
+
+def read_history(path: Path) -> list[dict[str, float]]:
+    """The rows of a history, without what was not measured in an epoch; none where there is no file."""
+    if not path.is_file():
+        return []
+    with path.open(newline="") as stream:
+        return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(stream)]
+
+
+def spread(values: Sequence[float | None]) -> str:
+    """Mean ± standard deviation (n − 1) of shares, in percent; "–" where one is missing."""
+    if not values or any(value is None for value in values):
+        return "–"
+    mean = sum(values) / len(values)
+    if len(values) == 1:
+        return f"{100 * mean:.1f}"
+    deviation = (sum((value - mean) ** 2 for value in values) / (len(values) - 1)) ** 0.5
+    return f"{100 * mean:.1f} ± {100 * deviation:.1f}"
+
+
+def _training(folder: Path, seed: int, settings: argparse.Namespace) -> list[str]:
+    configs = REPOSITORY / settings.bundle / "configs"
+    files = [str(configs / f"{name}.yaml") for name in ("train", *settings.overlays)] + [str(folder / OVERLAY)]
+    options = {"seed": seed, "steps": settings.steps, "steps_per_epoch": settings.steps_per_epoch}
+    options |= _given(settings, "weights", "protocol", "batch_size")
+    options |= {"dataset_dir": str(Path(settings.dataset_dir).resolve()), "output_dir": str(folder / "run")}
+    options |= {"cache_dir": str(folder.parent / "cache"), "strip_images": 0}
+    return _bundle("training", str(files), options)
+
+
+def _measuring(folder: Path, settings: argparse.Namespace) -> list[str]:
+    options = {"dataset_dir": str(Path(settings.dataset_dir).resolve()), "split": settings.split}
+    options |= _given(settings, "protocol", "segmenter", "guidance", "control_scale")
+    if _merged(settings)["preset"] != TINY.name:
+        options["base"] = settings.weights  # which has the encoders that a run does not keep
+    options |= {"checkpoint": str(folder / "run" / "model"), "output_dir": str(folder / "evaluation")}
+    options |= {"steps": settings.sampling_steps}
+    return _bundle("evaluate", str(REPOSITORY / settings.bundle / "configs" / "evaluate.yaml"), options)
+
+
+def _read_means(folder: Path) -> tuple[float, float]:
+    # Over images: what is painted is of one source, and the real images are of several.
+    means = json.loads((folder / "summary.json").read_text())["all_images"]
+    return means["dice"]["mean"], means["iou"]["mean"]
+
+
+def _given(settings: argparse.Namespace, *names: str) -> dict[str, Any]:
+    return {name: getattr(settings, name) for name in names if getattr(settings, name) is not None}
+
+
+def _bundle(run: str, files: str, options: Mapping[str, Any]) -> list[str]:
+    command = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", run, "--config_file", files]
+    return command + [part for key, value in options.items() for part in (f"--{key}", str(value))]
+
+
+def _succeeds(command: Sequence[str], log: Path) -> bool:
+    # False where the loss ceased to be finite; every other failure ends the table.
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as stream:
+        code = subprocess.run(command, cwd=REPOSITORY, stdout=stream, stderr=subprocess.STDOUT, check=False).returncode
+    if code == 0:
+        return True
+    said = log.read_text(errors="replace")
+    if DIVERGED in said:
+        return False
+    lines = [line for line in said.splitlines() if line.startswith("error: ")] or said.splitlines()[-1:]
+    raise InputError(f"{shlex.join(command)} failed: {lines[-1] if lines else 'it said nothing'}; see {log}")

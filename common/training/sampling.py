@@ -1,0 +1,54 @@
+"""Batches counted in steps, not in passes over the data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sized
+
+import torch
+from torch.utils.data import DistributedSampler
+
+
+class StepSampler(DistributedSampler):
+    """Shuffled passes over a dataset, one after another, cut into epochs of as many batches as one asks for.
+
+    An epoch then means a number of steps, whatever the size of the dataset, and no image is seen less often than
+    another. What an epoch gets depends on (seed, epoch) alone; MONAI's engines set the epoch. N processes take N
+    times as many images a step, each its own.
+
+    Args:
+        dataset: with a length.
+        batch_size: of a process.
+        batches: an epoch, of each process.
+        num_replicas, rank: of the processes; None for those that are there.
+        seed: of the shuffling.
+    """
+
+    def __init__(
+        self,
+        dataset: Sized,
+        batch_size: int,
+        batches: int,
+        num_replicas: int | None = None,
+        rank: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=True, seed=seed)
+        self.batch_size = batch_size
+        self.batches = batches
+        self.set_epoch(1)  # epochs count from 1
+
+    def __len__(self) -> int:
+        return self.batch_size * self.batches
+
+    def __iter__(self) -> Iterator[int]:
+        size = len(self.dataset)
+        first = (self.epoch - 1) * self.batches
+        current, order = -1, []
+        for batch in range(first, first + self.batches):
+            start = (batch * self.num_replicas + self.rank) * self.batch_size
+            for place in range(start, start + self.batch_size):
+                if place // size != current:
+                    current = place // size
+                    generator = torch.Generator().manual_seed(self.seed + 1_000_003 * current)
+                    order = torch.randperm(size, generator=generator).tolist()
+                yield order[place % size]

@@ -1,0 +1,163 @@
+"""The tables about LAW, at toy size: every command of theirs, and that a table goes on where it was stopped."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from benchmarks import law_ablation, law_objectives, law_step
+from benchmarks.law_runs import RISE, Outcome, spread
+from common.errors import InputError
+from common.law import TABLE_6
+from common.law.loading import build_tiny, save_denoiser
+from tests.bundles.drawn import draw_prepared
+from tests.law.small import save_stable_diffusion
+
+SHORT = ["--steps", "1", "--steps_per_epoch", "1", "--batch_size", "2", "--sampling_steps", "2"]
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """A drawn set and a prior that knows nothing."""
+    folder = tmp_path_factory.mktemp("tables")
+    save_denoiser(folder / "prior", build_tiny(image_size=32))
+    data = draw_prepared(folder / "data")
+    return ["--dataset_dir", str(data), "--weights", str(folder / "prior"), *SHORT]
+
+
+@pytest.mark.slow
+def test_objectives_are_trained_painted_with_and_measured_beside_the_ceiling(given, tmp_path, capsys) -> None:
+    out = tmp_path / "table"
+    command = [*given, "--out", str(out), "--seeds", "0", "--objectives"]
+    law_objectives.main([*command, "uniform"])
+    first = (out / "uniform_0" / "outcome.json").read_bytes()
+    law_objectives.main([*command, "uniform", "law"])
+    said = capsys.readouterr().out
+    assert "LAW" in said and "the real images, at this size" in said and "82.5 ± 0.3" in said
+    assert (out / "uniform_0" / "outcome.json").read_bytes() == first
+    figures = json.loads((out / "objectives.json").read_text())["results"]
+    assert figures.keys() == {"uniform", "law", "ceiling"}
+    assert all(0 <= each["dice"] <= 1 and 0 <= each["iou"] <= 1 for own in figures.values() for each in own)
+    with pytest.raises(SystemExit) as ended:
+        law_objectives.main([*command, "uniform", "--steps", "2"])
+    assert ended.value.code != 0
+    with pytest.raises(SystemExit) as ended:  # a row of the same name, which is version 1 with its teacher
+        law_ablation.main([*given, "--out", str(out), "--rows", "law"])
+    assert ended.value.code != 0
+
+
+@pytest.mark.slow
+def test_rows_3_and_4_of_table_6_are_one_run(given, tmp_path, capsys) -> None:
+    out = tmp_path / "table"
+    law_ablation.main([*given, "--out", str(out), "--rows", "normalisation", "min_clamp"])
+    assert "the same run, digit by digit" in capsys.readouterr().out
+    assert (out / "curves.png").stat().st_size > 0
+    assert json.loads((out / "ablation.json").read_text())["results"].keys() == {"normalisation", "min_clamp"}
+
+
+def test_every_row_of_table_6_is_a_choice_of_keys() -> None:
+    overlays = [law_ablation.overlay(row) for row in TABLE_6]
+    assert len({json.dumps(one) for one in overlays}) == len(overlays) == 6
+    assert law_ablation.PAPER.keys() == TABLE_6.keys()
+
+
+def test_what_stable_means() -> None:
+    def outcome(*errors: float, diverged: bool = False) -> Outcome:
+        return Outcome(None, None, [{"epoch": n, "val_error": error} for n, error in enumerate(errors)], diverged)
+
+    assert outcome(1.0, 0.5, 0.5 * RISE).stable
+    assert not outcome(1.0, 0.5, 0.5 * RISE + 0.01).stable
+    assert not outcome(1.0, 0.5, diverged=True).stable
+    assert not outcome().stable
+
+
+def test_a_spread_is_that_of_a_sample() -> None:
+    assert spread([0.5, 0.7]) == "60.0 ± 14.1"
+    assert spread([0.5]) == "50.0"
+    assert spread([0.5, None]) == spread([]) == "–"
+
+
+def test_a_command_that_fails_ends_the_table_in_one_line(given, tmp_path) -> None:
+    with pytest.raises((SystemExit, InputError)):
+        law_objectives.main([*given, "--out", str(tmp_path / "o"), "--protocol", "none", "--objectives", "uniform"])
+    assert not list(Path(tmp_path).rglob("outcome.json"))
+
+
+@pytest.mark.slow
+def test_a_step_is_timed_by_objective_and_with_and_without_caches(tmp_path, capsys) -> None:
+    """At a tenth of the width: that each figure is there and means what it says; the limits are for the full size."""
+    file = tmp_path / "step.json"
+    short = ["--rounds", "2", "--batch", "1", "--size", "64", "--threads", "1", "--out", str(file)]
+    law_step.main(["--preset", "sd15", "--narrow", "--objectives", "uniform", "law", *short])
+    said = capsys.readouterr().out
+    assert "law by uniform: limit 1.01" in said and "encoding by cached" in said
+    results = json.loads(file.read_text())["results"]
+    assert results["objectives"]["uniform"]["by_uniform"] == 1 and results["objectives"]["law"]["seconds"] > 0
+    cached, encoding = (results["caches"][which]["peak_bytes"] for which in ("cached", "encoding"))
+    assert encoding > cached + 10 * 2**20  # the two encoders alone are more
+
+
+def test_objectives_are_compared_to_uniform_or_not_at_all() -> None:
+    with pytest.raises(SystemExit) as ended:
+        law_step.main(["--objectives", "law"])
+    assert ended.value.code != 0
+
+
+@pytest.mark.slow
+def test_a_table_runs_at_the_papers_size_too(given, tmp_path) -> None:
+    """On small random weights: latents of 384², the ceiling at that size, encoders from the folder that was given."""
+    hub = save_stable_diffusion(tmp_path / "hub")
+    data = given[given.index("--dataset_dir") + 1]
+    command = ["--dataset_dir", data, "--weights", str(hub), *SHORT, "--overlays", "sd15", "--protocol", "drawn"]
+    out = tmp_path / "table"
+    law_objectives.main([*command, "--out", str(out), "--seeds", "0", "--objectives", "uniform", "--guidance", "0"])
+    assert json.loads((out / "uniform_0" / "evaluation" / "painted" / "generation.json").read_text())["guidance"] == 0
+    with Image.open(next((out / "ceiling" / "data" / "images").iterdir())) as image:
+        assert image.size == (384, 384)
+
+
+def test_a_ceiling_is_that_of_its_own_settings(given, tmp_path) -> None:
+    (tmp_path / "ceiling").mkdir()
+    (tmp_path / "ceiling" / "ceiling.json").write_text("{}")
+    with pytest.raises(SystemExit) as ended:
+        law_objectives.main([*given, "--out", str(tmp_path), "--objectives", "uniform"])
+    assert ended.value.code != 0
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (["--control_scale", "-1"], "--control_scale has to be a number, 0 or more"),
+        (["--guidance", "nan"], "--guidance has to be a number"),
+        (["--sampling_steps", "0"], "--sampling_steps has to be a whole number from 1 to 1000"),
+        (["--segmenter", "nowhere.pt"], "--segmenter: there is no file"),
+    ],
+)
+@pytest.mark.parametrize("table", [law_objectives, law_ablation], ids=["3", "6"])
+def test_what_is_wrong_is_told_before_any_training(given, tmp_path, capsys, table, wrong, said) -> None:
+    with pytest.raises(SystemExit):
+        table.main([*given, "--out", str(tmp_path), *wrong])
+    assert said in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*"))
+
+
+@pytest.mark.slow
+def test_a_row_of_another_prior_is_not_taken_for_this_ones(given, tmp_path, capsys) -> None:
+    prior, out = tmp_path / "prior", tmp_path / "out"
+    command = [*given, "--weights", str(prior), "--out", str(out), "--seeds", "0", "--objectives", "uniform"]
+    save_denoiser(prior, build_tiny(image_size=32))
+    law_objectives.main(command)
+    save_denoiser(prior, build_tiny(seed=1, image_size=32), overwrite=True)
+    with pytest.raises(SystemExit):
+        law_objectives.main(command)
+    assert "other settings" in capsys.readouterr().err
+
+
+def test_a_bundle_without_a_segmenter_is_told_before_any_training(given, tmp_path, capsys) -> None:
+    with pytest.raises(SystemExit):
+        law_objectives.main([*given, "--out", str(tmp_path), "--bundle", "law_kits19", "--protocol", "drawn"])
+    assert "--segmenter: law_kits19 has none of its own" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.log"))

@@ -1,0 +1,102 @@
+"""What a bundle that segments must keep."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from monai.bundle import ConfigParser
+
+from common.weights import read_checkpoint
+from tests.bundles.contract import LARGEST_MODEL, REPOSITORY, BundleContract
+from tests.bundles.drawn import SIDE, TEST, TRAINING, VALIDATION
+
+
+class SegmenterContract(BundleContract):
+    """Weights in ``models/model.pt``, masks out of images."""
+
+    small: ClassVar[dict[str, dict[str, Any]]] = {
+        "train": {"epochs": 1, "val_interval": 1, "batch_size": 2, "image_size": SIDE},
+        "evaluate": {"image_size": SIDE},
+        "inference": {"image_size": SIDE},
+    }
+
+    def test_the_weights_that_ship_fit_and_are_plain(self):
+        """A state dict of finite numbers, readable without running code, of the network that the configs define."""
+        path = self.root / "models" / "model.pt"
+        assert path.is_file(), "the bundle ships no weights"
+        assert path.stat().st_size <= LARGEST_MODEL
+        weights = read_checkpoint(path)
+        assert all(isinstance(value, torch.Tensor) and value.isfinite().all() for value in weights.values())
+        for name in self.aliases:
+            parser = ConfigParser(ConfigParser.load_config_file(self.config(name)))
+            parser.get_parsed_content("network_def").load_state_dict(weights, strict=True)
+
+    def test_network_takes_and_gives_what_metadata_says(self, warm):
+        """Of one config; the weights that ship fit the network of each."""
+        meta = self.root / "configs" / "metadata.json"
+        ended = warm.bundle(
+            "verify_net_in_out", "network_def", cwd=REPOSITORY, meta_file=meta, config_file=self.config("inference")
+        )
+        assert ended.code == 0, ended.err
+        assert "verified with no error" in ended.out
+
+    def test_export_to_torchscript_computes_the_same(self, warm, tmp_path):
+        ended = warm.bundle(
+            "ckpt_export",
+            "network_def",
+            cwd=REPOSITORY,
+            filepath=tmp_path / "model.ts",
+            ckpt_file=self.root / "models" / "model.pt",
+            meta_file=self.root / "configs" / "metadata.json",
+            config_file=self.config("inference"),
+        )
+        assert ended.code == 0, ended.err
+        files = {"metadata.json": "", "inference.json": ""}
+        exported = torch.jit.load(tmp_path / "model.ts", _extra_files=files).eval()
+        assert json.loads(files["metadata.json"])["version"] == self.metadata()["version"]
+        assert json.loads(files["inference.json"])["network_def"]
+        parser = ConfigParser(ConfigParser.load_config_file(self.config("inference")))
+        eager = parser.get_parsed_content("network_def").eval()
+        eager.load_state_dict(read_checkpoint(self.root / "models" / "model.pt"))
+        image = self.example()
+        with torch.no_grad():
+            assert torch.allclose(exported(image), eager(image), atol=1e-5)
+
+    def example(self) -> torch.Tensor:
+        """Two inputs of the network, of the shape that metadata says."""
+        image = self.metadata()["network_data_format"]["inputs"]["image"]
+        shape = (2, image["num_channels"], *image["spatial_shape"])
+        return torch.rand(shape, generator=torch.Generator().manual_seed(0))
+
+    def check_output(self, name: str, out: Path) -> None:
+        """What a run on the drawn images leaves in its folder."""
+        there = {path.name for path in out.iterdir()}
+        if name == "train":
+            assert there == {"model.pt", "model.trained_on.json", "latest.pt", "history.csv", "tensorboard"}
+            with open(out / "history.csv", newline="") as file:
+                assert len(list(csv.DictReader(file))) == self.small["train"]["epochs"]
+        elif name == "evaluate":
+            assert {"per_image.csv", "summary.json"} <= there
+            with open(out / "per_image.csv", newline="") as file:
+                assert len(list(csv.DictReader(file))) == TEST
+        else:
+            assert there == {"masks", "overlays", "results.csv"}
+            assert len(list((out / "masks").iterdir())) == TRAINING + VALIDATION + TEST
+
+    def test_what_was_trained_is_measured_and_used(self, warm, drawn, tmp_path):
+        """Training, then evaluation merged over its config, as `MonaiAlgo` does, and inference with its weights."""
+        run = tmp_path / "run"
+        common = {"cwd": tmp_path, "dataset_dir": drawn}
+        ended = warm.bundle("run", config_file=self.config("train"), output_dir=run, **common, **self.small["train"])
+        assert ended.code == 0, ended.err
+        weights = {"checkpoint": "run/model.pt"}
+        for configs, name in ((("train", "evaluate"), "evaluate"), (("inference",), "inference")):
+            out = tmp_path / name
+            given = {"config_file": self.files(*configs), "output_dir": out, **weights}
+            ended = warm.bundle("run", **given, **common, **self.small[name])
+            assert (ended.code, ended.said) == (0, []), ended.err[-3000:]
+            self.check_output(name, out)

@@ -1,0 +1,54 @@
+"""Batches counted in steps."""
+
+from __future__ import annotations
+
+from itertools import chain
+
+import pytest
+
+from common.training import StepSampler
+
+SIZE = 10
+
+
+def _epochs(count: int, batch_size: int, batches: int, **options: int) -> list[list[int]]:
+    sampler = StepSampler(range(SIZE), batch_size, batches, **{"num_replicas": 1, "rank": 0, **options})
+    drawn = []
+    for epoch in range(1, count + 1):
+        sampler.set_epoch(epoch)
+        drawn.append(list(sampler))
+    return drawn
+
+
+@pytest.mark.parametrize(("batch_size", "batches"), [(3, 2), (4, 7), (10, 1), (25, 2)])
+def test_no_image_is_seen_less_often_than_another(batch_size, batches):
+    epochs = _epochs(5, batch_size, batches)
+    assert all(len(epoch) == batch_size * batches for epoch in epochs)
+    stream = list(chain(*epochs))
+    for start in range(0, len(stream) - SIZE + 1, SIZE):
+        assert sorted(stream[start : start + SIZE]) == list(range(SIZE))
+
+
+def test_passes_are_shuffled_each_in_its_own_way():
+    first, second = _epochs(2, SIZE, 1)
+    assert first != second and first != sorted(first)
+    assert _epochs(1, SIZE, 1, seed=1) != [first]
+
+
+def test_an_epoch_depends_on_nothing_before_it():
+    sampler = StepSampler(range(SIZE), 3, 2, num_replicas=1, rank=0)
+    sampler.set_epoch(4)
+    assert list(sampler) == _epochs(4, 3, 2)[3]
+
+
+def test_processes_share_what_one_would_take():
+    together = _epochs(2, 6, 2)
+    alone = [_epochs(2, 3, 2, num_replicas=2, rank=rank) for rank in (0, 1)]
+    for epoch in (0, 1):
+        batches = [alone[rank][epoch][3 * batch : 3 * batch + 3] for batch in (0, 1) for rank in (0, 1)]
+        assert list(chain(*batches)) == together[epoch]
+
+
+def test_without_a_word_it_begins_with_the_first_epoch():
+    sampler = StepSampler(range(SIZE), 3, 2, num_replicas=1, rank=0)
+    assert list(sampler) == _epochs(1, 3, 2)[0] and len(sampler) == 6
