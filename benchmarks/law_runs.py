@@ -31,7 +31,6 @@ from common.settings import setting_faults
 REPOSITORY = Path(__file__).resolve().parents[1]
 SEGMENTER = REPOSITORY / "order_polyps" / "configs"
 OVERLAY = "row.yaml"  # in the folder of a row: what sets it apart
-KEYS_OF_A_PAIR = ("image", "label")
 DIVERGED = "error: the loss is "  # what StopOnNonFiniteLoss says
 RISE = 1.1  # of the validation error over its lowest, from which on a training counts as unstable
 
@@ -86,9 +85,9 @@ def checked(settings: argparse.Namespace) -> argparse.Namespace:
     Raises:
         InputError: for a value out of range, an empty or unknown list, or a bundle without a segmenter of its own.
     """
-    painting = {"steps": settings.sampling_steps} | _given(settings, "guidance", "control_scale")
-    if faults := setting_faults(painting, PAINTING_RULES):
-        raise InputError("; ".join(faults).replace("--steps", "--sampling_steps"))
+    rules = {**PAINTING_RULES, "sampling_steps": PAINTING_RULES["steps"]}
+    if faults := setting_faults(_given(settings, "sampling_steps", "guidance", "control_scale"), rules):
+        raise InputError("; ".join(faults))
     settings.segmenter = str(Path(settings.segmenter or _own_segmenter(settings)).resolve())
     if not Path(settings.segmenter).is_file():
         raise InputError(f"--segmenter: there is no file {settings.segmenter}")
@@ -146,8 +145,7 @@ def run_ceiling(settings: argparse.Namespace) -> tuple[float, float]:
     config = _merged(settings)
     size = config["image_size"] or find_preset(config["preset"]).image_size
     if config["preset"] == TINY.name:
-        weights = settings.weights or REPOSITORY / settings.bundle / "models" / "tiny"
-        size = config["image_size"] or load_denoiser(weights).preset.image_size
+        size = config["image_size"] or load_denoiser(_prior(settings)).preset.image_size
     command = _measuring_real(folder, settings)
     items = read_datalist(settings.dataset_dir, settings.protocol, settings.split)
     wanted = {"command": command, "image_size": size, "of": settings.of}
@@ -178,26 +176,25 @@ def _measuring_real(folder: Path, settings: argparse.Namespace) -> list[str]:
 
 def _digests(settings: argparse.Namespace) -> dict[str, str]:
     # What the commands only name, by its content: a finished row is not taken for that of other weights or defaults.
-    evaluate = ConfigParser.load_config_file(REPOSITORY / settings.bundle / "configs" / "evaluate.yaml")
-    weights = Path(settings.weights or REPOSITORY / settings.bundle / "models" / "tiny")
-    shown = read_datalist(settings.dataset_dir, settings.protocol, settings.split)
-    pictures = [hashlib.sha256(Path(item[role]).read_bytes()).hexdigest() for item in shown for role in KEYS_OF_A_PAIR]
+    prior, configs = _prior(settings), json.dumps([_merged(settings), _evaluating(settings)], sort_keys=True)
     return {
-        "configs": _digest([_merged(settings), evaluate]),
-        "prior": model_digest(weights) if weights.is_dir() else str(weights),
+        "configs": hashlib.sha256(configs.encode()).hexdigest(),
+        "prior": model_digest(prior) if prior.is_dir() else str(prior),
         "segmenter": hashlib.sha256(Path(settings.segmenter).read_bytes()).hexdigest(),
-        "training": fingerprint(settings.dataset_dir, settings.protocol),
-        "shown": _digest(pictures),
+        "data": fingerprint(settings.dataset_dir, settings.protocol, ("training", "validation", settings.split)),
     }
 
 
-def _digest(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+def _prior(settings: argparse.Namespace) -> Path:
+    return Path(settings.weights or REPOSITORY / settings.bundle / "models" / "tiny")
+
+
+def _evaluating(settings: argparse.Namespace) -> dict[str, Any]:
+    return ConfigParser.load_config_file(REPOSITORY / settings.bundle / "configs" / "evaluate.yaml")
 
 
 def _own_segmenter(settings: argparse.Namespace) -> Path:
-    own = ConfigParser.load_config_file(REPOSITORY / settings.bundle / "configs" / "evaluate.yaml")["segmenter"]
-    if own is None:
+    if _evaluating(settings)["segmenter"] is None:
         raise InputError(f"--segmenter: {settings.bundle} has none of its own; give ORDER's weights for such images")
     return SEGMENTER.parent / "models" / "model.pt"
 
@@ -219,8 +216,7 @@ def _write_small(folder: Path, items: Sequence[Mapping[str, Any]], size: int) ->
 
 def painted_with(settings: argparse.Namespace) -> str:
     """How the images of all rows were painted, for the line below a table."""
-    evaluate = ConfigParser.load_config_file(REPOSITORY / settings.bundle / "configs" / "evaluate.yaml")
-    guidance = evaluate["guidance"] if settings.guidance is None else settings.guidance
+    guidance = _evaluating(settings)["guidance"] if settings.guidance is None else settings.guidance
     scale = _merged(settings)["control_scale"] if settings.control_scale is None else settings.control_scale
     return f"painted in {settings.sampling_steps} steps at guidance {guidance:g} and control_scale {scale:g}"
 

@@ -42,7 +42,7 @@ def bundle_commands() -> list[list[str]]:
 def test_the_makefile_gives_what_the_configs_take(arguments, monkeypatch):
     monkeypatch.chdir(REPOSITORY)
     assert command_line_faults(arguments) == []
-    given = {**dict(_parsed(arguments)[1])}
+    given = dict(_parsed(arguments)[1])
     files = given["config_file"]
     rules = RULES if "order_" in str(files) else PAINTING_RULES if "inference" in str(files) else LAW_RULES
     assert setting_faults({key: value for key, value in given.items() if key in rules}, rules) == []

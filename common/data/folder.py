@@ -361,13 +361,15 @@ def read_datalist(
     return load_decathlon_datalist(path, True, key, base_dir=Path(directory))
 
 
-def fingerprint(directory: str | Path, protocol: str | None = None) -> str:
-    """A digest of the training and validation lists and of the images and masks in them, 16 hexadecimal digits.
+def fingerprint(
+    directory: str | Path, protocol: str | None = None, keys: Sequence[str] = ("training", "validation")
+) -> str:
+    """A digest of lists, those that a training sees if not given, and of their images and masks, 16 hexadecimal digits.
 
     Equal for two folders exactly if a model cannot tell their data apart.
     """
     digest = hashlib.sha256()
-    for key in ("training", "validation"):
+    for key in keys:
         for item in read_datalist(directory, protocol, key):
             for role in ("image", "label"):
                 path = Path(item[role])

@@ -175,7 +175,6 @@ def check_recovery(
     faults = faults_of_keys(dataset_dir, {**named, "segmenter": segmenter, **settings}, rules=PAINTING_RULES)
     if is_text(segmenter):
         collect(faults, lambda: check_weights(network, segmenter))
-    if is_text(segmenter):
         collect(faults, lambda: read_record(segmenter))
     check_data(faults, dataset_dir, protocol, [split], "choose another --split or --protocol")
     check_output(faults, output_dir)

@@ -139,7 +139,6 @@ class Painting:
         progress: bool = True,
     ) -> None:
         _check_options(images_per_mask, augmented_per_mask, into, key, steps, batch_size, seed, name)
-        check_strengths(guidance, control_scale, eta)
         self.device, self.out, self.progress = _device(device), Path(out), progress
         parts = _load(model, base, image_size, prompt)
         size = parts.preset.image_size
@@ -152,6 +151,7 @@ class Painting:
         if all(mask.empty for mask in kept):
             raise InputError(f"{masks}: none of its {len(found)} masks has a lesion at {size}×{size}; give others")
         self.painter = MaskPainter(parts, steps, guidance, control_scale, eta, batch_size, amp).to(self.device)
+        check_strengths(guidance, self.painter.control_scale, eta)  # the model's own scale too
         self.items = list(items_of(kept, images_per_mask, augmented_per_mask, seed))
         self.settings = {
             "model": model_digest(model, base),
@@ -160,7 +160,7 @@ class Painting:
             "image_size": size,
             "steps": steps,
             "guidance": float(guidance),
-            "control_scale": self.painter.control_scale,
+            "control_scale": float(self.painter.control_scale),
             "eta": float(eta),
             "batch_size": batch_size,
             "device": self.device.type,

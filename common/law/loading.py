@@ -10,6 +10,7 @@ A saved folder is in diffusers' own layout::
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
@@ -238,10 +239,9 @@ def _check_encoders(parts: Parts) -> None:
 
 
 def _save_network(network: nn.Module, folder: Path, dtype: torch.dtype) -> None:
-    network.save_config(folder)
-    config = folder / "config.json"
     # diffusers notes whence a network was read, which is nobody's business where the folder goes.
-    write_json(config, {key: value for key, value in load_json(config).items() if key != "_name_or_path"})
+    config = {key: value for key, value in json.loads(network.to_json_string()).items() if key != "_name_or_path"}
+    write_json(folder / network.config_name, config)
     weights = {
         key: (value.to(dtype) if value.is_floating_point() else value).detach().cpu().contiguous()
         for key, value in network.state_dict().items()

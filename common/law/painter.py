@@ -42,7 +42,7 @@ class MaskPainter(nn.Module):
         super().__init__()
         self.parts, self.denoiser = parts, parts.denoiser.eval()
         self.steps, self.guidance, self.eta, self.batch_size, self.amp = steps, guidance, eta, batch_size, amp
-        self.control_scale = parts.control_scale if control_scale is None else float(control_scale)
+        self.control_scale = parts.control_scale if control_scale is None else control_scale
         self.progress: Callable[[int, int], None] | None = None
         self._codec: Codec | None = None
         self._prompts: PromptEmbeddings | None = None

@@ -120,18 +120,16 @@ def _noise(generators: Sequence[torch.Generator], shape: tuple[int, ...], device
     return torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(device)
 
 
-def check_strengths(guidance: float, control_scale: float | None, eta: float) -> None:
-    """The numbers of `sample` that a painting depends on beside its steps; None is a scale not given.
+def check_strengths(guidance: float, control_scale: float, eta: float) -> None:
+    """The numbers of `sample` that a painting depends on beside its steps.
 
     Raises:
         InputError: if one is no number, or out of range.
     """
     for name, value in (("guidance", guidance), ("control_scale", control_scale), ("eta", eta)):
-        if value is None and name == "control_scale":
-            continue
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise InputError(f"{name}: {value!r} has to be a finite number")
-    if control_scale is not None and control_scale < 0:
+    if control_scale < 0:
         raise InputError(f"control_scale: {control_scale} has to be a number, 0 or more")
     if not 0 <= eta <= 1:
         raise InputError(f"eta: {eta} has to lie in [0, 1]; more noise than DDPM's leaves no image")
