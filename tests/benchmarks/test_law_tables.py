@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
-from benchmarks import law_ablation, law_objectives, law_step
+from benchmarks import law_ablation, law_objectives, law_step, law_weights
 from benchmarks.law_runs import RISE, Outcome, spread
 from common.errors import InputError
 from common.law import TABLE_6
@@ -161,3 +162,33 @@ def test_a_bundle_without_a_segmenter_is_told_before_any_training(given, tmp_pat
         law_objectives.main([*given, "--out", str(tmp_path), "--bundle", "law_kits19", "--protocol", "drawn"])
     assert "--segmenter: law_kits19 has none of its own" in capsys.readouterr().err
     assert not list(tmp_path.rglob("*.log"))
+
+
+def test_where_the_weight_lies_by_hand() -> None:
+    masks = torch.zeros(2, 1, 10, 10)
+    masks[0, 0, :2, :2] = masks[1, 0, :5] = 1  # r = 0.04 and 0.5
+    weights = dict(law_weights.weights_of(masks))
+    found = {name: law_weights.measure(masks, each) for name, each in weights.items()}
+    # Normalised, the small lesion weighs 0.96 / (2 · 0.04 · 0.96) = 12.5, which w_max makes 2; its background 25/48.
+    assert found["uniform"] == pytest.approx(
+        {"contrast": 1, "lesions": 54 / 200, "small_lesions": 4 / 200, "small_images": 0.5}
+    )
+    assert found["law, δ constant"]["contrast"] == pytest.approx(1.0)  # torch's median is the lower of two
+    assert found["law, δ constant"]["small_lesions"] == pytest.approx(8 / 158)
+    assert found["law without w_max, δ constant"]["small_lesions"] == pytest.approx(50 / 200)
+    assert found["ratio"]["small_images"] == pytest.approx(7.68 / 57.68)
+    assert law_weights.measure(masks[:1], weights["law, δ = mask"][:1])["contrast"] == pytest.approx(
+        2 / (0.8 * 0.04 / (0.04 * 0.96 * (1.2 + 0.8)))
+    )
+
+
+def test_the_weights_of_a_prepared_folder(tmp_path, capsys) -> None:
+    data = draw_prepared(tmp_path / "data")
+    law_weights.main(["--dataset_dir", str(data), "--size", "32", "--out", str(tmp_path / "weights.json")])
+    results = json.loads((tmp_path / "weights.json").read_text())["results"]
+    said = capsys.readouterr().out
+    assert f"{results['masks']['count']} masks with a lesion" in said and results["masks"]["count"] > 0
+    assert 0 < results["uniform"]["lesions"] < results["law, δ constant"]["lesions"] < 1
+    with pytest.raises(SystemExit) as ended:
+        law_weights.main(["--dataset_dir", str(data), "--size", "1"])
+    assert ended.value.code != 0
