@@ -116,11 +116,12 @@ def run_row(name: str, overlay: Mapping[str, Any], seed: int, settings: argparse
     done = folder / "outcome.json"
     # The commands name files, of which the overlay is one; two tables have rows of one name.
     settled = {"commands": [training, measuring], "overlay": dict(overlay), "of": settings.of}
-    if done.is_file():
-        content = json.loads(done.read_text())
-        if {key: content.get(key) for key in settled} != settled:
-            raise InputError(f"{folder} was begun with other settings; name another --out")
+    content = json.loads(done.read_text()) if done.is_file() else settled
+    if {key: content.get(key) for key in settled} != settled:
+        raise InputError(f"{folder} was begun with other settings; name another --out")
+    if "outcome" in content:
         return Outcome(**content["outcome"])
+    write_json(done, settled)
     write_atomically(folder / OVERLAY, yaml.safe_dump(dict(overlay), sort_keys=False).encode())
     print(f"{name}, seed {seed}: {shlex.join(training)}", flush=True)
     diverged = not _succeeds(training, folder / "training.log")

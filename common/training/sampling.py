@@ -15,6 +15,9 @@ class StepSampler(DistributedSampler):
     another. What an epoch gets depends on (seed, epoch) alone; MONAI's engines set the epoch. N processes take N
     times as many images a step, each its own.
 
+    Pass p of image i is the number i + p·N, N images being there: `EpochSeededDataset` takes it for image i, augmented
+    anew.
+
     Args:
         dataset: with a length.
         batch_size: of a process.
@@ -51,4 +54,4 @@ class StepSampler(DistributedSampler):
                     current = place // size
                     generator = torch.Generator().manual_seed(self.seed + 1_000_003 * current)
                     order = torch.randperm(size, generator=generator).tolist()
-                yield order[place % size]
+                yield order[place % size] + current * size
