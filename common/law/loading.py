@@ -299,8 +299,8 @@ def mend_replaced(folder: str | Path) -> None:
 
 
 def joined_licences(*licences: str | None) -> str:
-    """All terms in one text, each once; "" for none."""
-    return "; ".join(dict.fromkeys(text for text in licences if text))
+    """All terms in one text, parted by semicolons, each once; "" for none."""
+    return "; ".join(dict.fromkeys(term for text in licences if text for term in text.split("; ")))
 
 
 @contextmanager
