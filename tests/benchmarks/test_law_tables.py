@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from benchmarks import law_ablation, law_objectives, law_step, law_weights
-from benchmarks.law_runs import RISE, Outcome, checked, parser, run_row, spread
+from benchmarks.law_runs import RISE, Outcome, checked, errors_of, parser, run_row, spread
 from common.errors import InputError
 from common.law import TABLE_6
 from common.law.loading import build_tiny, save_denoiser
@@ -73,6 +73,16 @@ def test_what_stable_means() -> None:
     assert not outcome(1.0, 0.5, 0.5 * RISE + 0.01).stable
     assert not outcome(1.0, 0.5, diverged=True).stable
     assert not outcome().stable
+
+
+def test_the_errors_shown_are_those_of_the_checkpoint_that_is_kept() -> None:
+    rows = [{"epoch": 1, "val_score": -3.0, "val_lesion_error": 0.04, "val_background_error": 0.02}]
+    rows += [{"epoch": 2, "val_score": -2.0, "val_lesion_error": 0.03, "val_background_error": 0.01}, {"epoch": 3}]
+    rows += [{"epoch": 4, "val_score": -4.0, "val_lesion_error": 0.02, "val_background_error": 0.06}]
+    outcome = Outcome(0.5, 0.4, rows, False)
+    assert (outcome.error("lesion"), outcome.error("background")) == (0.03, 0.01)
+    assert errors_of([outcome, outcome]) == ("30.0 ± 0.0", "10.0 ± 0.0")
+    assert Outcome(None, None, [], True).figures() == dict.fromkeys(("dice", "iou", "lesion_error", "background_error"))
 
 
 def test_a_spread_is_that_of_a_sample() -> None:
