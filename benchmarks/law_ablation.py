@@ -13,7 +13,7 @@ from common.files import write_json, write_with
 from common.law import TABLE_6
 
 from . import reporting
-from .law_runs import Outcome, checked, painted_with, parser, run_row, spread
+from .law_runs import ERRORS, Outcome, checked, errors_of, painted_with, parser, run_row, spread
 
 PAPER = {
     "distillation": ("Adaptive distillation", "66.60", "stable"),
@@ -59,20 +59,22 @@ def main(arguments: list[str] | None = None) -> None:
             PAPER[row][0],
             spread([each.dice]),
             spread([each.iou]),
+            *errors_of([each]),
             "stable" if each.stable else "unstable",
             *PAPER[row][1:],
         )
         for row, each in outcomes.items()
     ]
     print()
-    print(reporting.table(("configuration", "mask Dice", "mask IoU", "training", "paper: FID", "paper"), rows))
-    print(f"\nseed {settings.seed}, {settings.steps} steps each, {painted_with(settings)}; percent")
+    print(reporting.table(("configuration", "mask Dice", "mask IoU", *ERRORS, "training", "paper: FID", "paper"), rows))
+    print(f"\nseed {settings.seed}, {settings.steps} steps each, {painted_with(settings)}")
+    print("Dice and IoU in percent, errors in thousandths, of the validation images")
     if outcomes.keys() >= ALIKE:
         first, second = (str(outcomes[row].history) for row in sorted(ALIKE))  # text: nan is nan there
         same = first == second and outcomes["min_clamp"].history
         print(f"\nrows 3 and 4 are {'the same run, digit by digit' if same else 'two different runs'}")
     draw_curves(outcomes, f"{settings.out}/curves.png")
-    figures = {row: {"dice": each.dice, "iou": each.iou, "stable": each.stable} for row, each in outcomes.items()}
+    figures = {row: {**each.figures(), "stable": each.stable} for row, each in outcomes.items()}
     write_json(f"{settings.out}/ablation.json", {**head, "results": figures})
 
 

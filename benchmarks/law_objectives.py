@@ -11,7 +11,7 @@ from common.errors import reports_input_errors
 from common.files import write_json
 
 from . import reporting
-from .law_runs import checked, painted_with, parser, run_ceiling, run_row, spread
+from .law_runs import ERRORS, checked, errors_of, painted_with, parser, run_ceiling, run_row, spread
 
 
 class Printed(NamedTuple):
@@ -49,17 +49,18 @@ def main(arguments: list[str] | None = None) -> None:
             PAPER[name].label,
             spread([each.dice for each in own]),
             spread([each.iou for each in own]),
+            *errors_of(own),
             PAPER[name].dice,
             PAPER[name].iou,
         )
         for name, own in outcomes.items()
     ]
-    rows.append(("the real images, at this size", *(spread([value]) for value in ceiling), "–", "–"))
+    rows.append(("the real images, at this size", *(spread([value]) for value in ceiling), *4 * ("–",)))
     print()
-    print(reporting.table(("objective", "mask Dice", "mask IoU", "paper: Dice", "paper: IoU"), rows))
+    print(reporting.table(("objective", "mask Dice", "mask IoU", *ERRORS, "paper: Dice", "paper: IoU"), rows))
     print(f"\n{len(settings.seeds)} seeds, {settings.steps} steps each, {painted_with(settings)}")
-    print("mean ± standard deviation, percent")
-    figures = {name: [{"dice": each.dice, "iou": each.iou} for each in own] for name, own in outcomes.items()}
+    print("mean ± standard deviation; Dice and IoU in percent, errors in thousandths, of the validation images")
+    figures = {name: [each.figures() for each in own] for name, own in outcomes.items()}
     figures |= {"ceiling": [dict(zip(("dice", "iou"), ceiling, strict=True))]}
     write_json(f"{settings.out}/objectives.json", {**head, "results": figures})
 

@@ -32,6 +32,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 SEGMENTER = REPOSITORY / "order_polyps" / "configs"
 OVERLAY = "row.yaml"  # in the folder of a row: what sets it apart
 DIVERGED = "error: the loss is "  # what StopOnNonFiniteLoss says
+ERRORS = ("error on lesions", "elsewhere")
 RISE = 1.1  # of the validation error over its lowest, from which on a training counts as unstable
 
 
@@ -55,6 +56,19 @@ class Outcome:
         """The rule: the loss stays finite, and the validation error ends at most 1.1 times its lowest."""
         errors = [row["val_error"] for row in self.history if "val_error" in row]
         return not self.diverged and bool(errors) and errors[-1] <= RISE * min(errors)
+
+    def figures(self) -> dict[str, float | None]:
+        """What a table's file keeps of it."""
+        errors = {f"{where}_error": self.error(where) for where in ("lesion", "background")}
+        return {"dice": self.dice, "iou": self.iou, **errors}
+
+    def error(self, where: str) -> float | None:
+        """The squared error of the validation images, in noise that all rows share, of the checkpoint that is kept.
+
+        `where` is "lesion" or "background". None where the training diverged.
+        """
+        validated = [row for row in self.history if "val_score" in row]
+        return max(validated, key=lambda row: row["val_score"])[f"val_{where}_error"] if validated else None
 
 
 def parser(module: str, description: str | None) -> argparse.ArgumentParser:
@@ -116,11 +130,12 @@ def run_row(name: str, overlay: Mapping[str, Any], seed: int, settings: argparse
     done = folder / "outcome.json"
     # The commands name files, of which the overlay is one; two tables have rows of one name.
     settled = {"commands": [training, measuring], "overlay": dict(overlay), "of": settings.of}
-    if done.is_file():
-        content = json.loads(done.read_text())
-        if {key: content.get(key) for key in settled} != settled:
-            raise InputError(f"{folder} was begun with other settings; name another --out")
+    content = json.loads(done.read_text()) if done.is_file() else settled
+    if {key: content.get(key) for key in settled} != settled:
+        raise InputError(f"{folder} was begun with other settings; name another --out")
+    if "outcome" in content:
         return Outcome(**content["outcome"])
+    write_json(done, settled)
     write_atomically(folder / OVERLAY, yaml.safe_dump(dict(overlay), sort_keys=False).encode())
     print(f"{name}, seed {seed}: {shlex.join(training)}", flush=True)
     diverged = not _succeeds(training, folder / "training.log")
@@ -221,6 +236,12 @@ def painted_with(settings: argparse.Namespace) -> str:
     return f"painted in {settings.sampling_steps} steps at guidance {guidance:g} and control_scale {scale:g}"
 
 
+def errors_of(outcomes: Sequence[Outcome]) -> tuple[str, str]:
+    """The errors on lesions and elsewhere, in thousandths, for `ERRORS`."""
+    lesion, background = (spread([each.error(where) for each in outcomes], 1000) for where in ("lesion", "background"))
+    return lesion, background
+
+
 def read_history(path: Path) -> list[dict[str, float]]:
     """The rows of a history, without what was not measured in an epoch; none where there is no file."""
     if not path.is_file():
@@ -229,15 +250,15 @@ def read_history(path: Path) -> list[dict[str, float]]:
         return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(stream)]
 
 
-def spread(values: Sequence[float | None]) -> str:
-    """Mean ± standard deviation (n − 1) of shares, in percent; "–" where one is missing."""
+def spread(values: Sequence[float | None], scale: float = 100) -> str:
+    """Mean ± standard deviation (n − 1) of shares, in percent, or times another scale; "–" where one is missing."""
     if not values or any(value is None for value in values):
         return "–"
     mean = sum(values) / len(values)
     if len(values) == 1:
-        return f"{100 * mean:.1f}"
+        return f"{scale * mean:.1f}"
     deviation = (sum((value - mean) ** 2 for value in values) / (len(values) - 1)) ** 0.5
-    return f"{100 * mean:.1f} ± {100 * deviation:.1f}"
+    return f"{scale * mean:.1f} ± {scale * deviation:.1f}"
 
 
 def _training(folder: Path, seed: int, settings: argparse.Namespace) -> list[str]:

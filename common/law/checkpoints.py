@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 from ignite.engine import Engine
 from torch import nn
@@ -16,7 +17,7 @@ from ..training.checkpoints import RunCheckpoint
 from ..training.history import History
 from ..weights import unwrapped
 from .denoising import learned_state, load_learned_state
-from .loading import Parts, save_denoiser
+from .loading import Parts, mend_replaced, save_denoiser
 from .validation import averaged_weights
 
 MODEL_FOLDER = "model"
@@ -66,6 +67,12 @@ class LawCheckpoint(RunCheckpoint):
     @property
     def model(self) -> nn.Module:
         return unwrapped(self.network)
+
+    def restore(self, trainer: Engine) -> None:
+        """As of `RunCheckpoint`; a model folder that a kill left under its other name comes back first."""
+        if idist.get_rank() == 0:
+            mend_replaced(self.model_path)
+        super().restore(trainer)
 
     def write_model(self) -> None:
         with averaged_weights(self.parts.denoiser.trainable_parameters(), self.ema):

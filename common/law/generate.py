@@ -24,12 +24,12 @@ from torch.utils.data import Dataset
 from ..data.folder import DATALIST, KEYS, Prepared, load_json
 from ..data.progress import bar
 from ..errors import InputError
-from .loading import Parts, load_denoiser
+from .loading import Parts, joined_licences, load_denoiser
 from .mask_sources import find_masks, licence_of
 from .painted_set import PaintedItem, finish, items_of
 from .painter import MaskPainter
 from .painting_state import PaintingState
-from .pretrained import digest_of_parts
+from .pretrained import ENCODERS, digest_of_parts, find_sd15
 from .sampling import check_strengths
 
 logger = logging.getLogger(__name__)
@@ -44,8 +44,8 @@ def model_digest(folder: str | Path, base: str | Path | None = None) -> str:
     """
     folder = Path(folder)
     own = [part for part in ("unet", "controlnet", "scheduler") if (folder / part).is_dir()]
-    encoders = Path(base) if base else folder
-    others = [part for part in ("vae", "text_encoder", "tokenizer") if (encoders / part).is_dir()]
+    encoders = find_sd15(base, ENCODERS) if base else folder
+    others = [part for part in ENCODERS if (encoders / part).is_dir()]
     both = digest_of_parts(folder, own) + digest_of_parts(encoders, others)
     return hashlib.sha256(both.encode()).hexdigest()
 
@@ -96,7 +96,7 @@ class Painting:
         prompt: None for the one that the model was trained with.
         objective: that it was trained with; None for what its `law.json` says, if it does.
         name: of the dataset, and the source of its items.
-        licence: of the images; None for that of the prepared folder of masks.
+        licence: of the masks; None for what their prepared folder states. The model's own terms hold beside it.
         device: that paints. Images of different devices differ by rounding.
         amp: bfloat16 autocast; images differ by rounding from those without.
         progress: show bars.
@@ -154,7 +154,7 @@ class Painting:
         check_strengths(guidance, self.painter.control_scale, eta)  # the model's own scale too
         self.items = list(items_of(kept, images_per_mask, augmented_per_mask, seed))
         self.settings = {
-            "model": model_digest(model, base),
+            "model": model_digest(model, parts.encoders),
             "objective": objective or parts.objective or None,
             "prompt": parts.prompt,
             "image_size": size,
@@ -171,7 +171,7 @@ class Painting:
             "masks": _digest_of([(mask.name, mask.group, mask.digest) for mask in kept]),
             "into": into,
             "name": name,
-            "licence": licence or licence_of(masks) or "not stated",
+            "licence": joined_licences(parts.licence, licence or licence_of(masks)) or "not stated",
         }
         self.state = PaintingState(self.out, self.settings)
         self.is_done = self.state.is_done()

@@ -5,7 +5,7 @@ A saved folder is in diffusers' own layout::
     unet/ controlnet/ scheduler/      always (controlnet/ not of a prior)
     vae/ text_encoder/ tokenizer/     in latent space, copied from where they came
     model_index.json                  with those: diffusers' StableDiffusionControlNetPipeline reads the folder
-    law.json                          preset, image size, prompt and objective
+    law.json                          preset, image size, prompt, objective and terms of use
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from .presets import SD15, TINY, Preset, find_preset
 from .text import ClipText, HashedText, TextEncoder
 
 SETTINGS = "law.json"
+TERMS_OF_SD15 = "CreativeML Open RAIL-M (Stable Diffusion 1.5)"
 
 
 @dataclass
@@ -50,6 +51,7 @@ class Parts:
         prompt: that the denoiser was trained with; "" before.
         objective: the name of what it was trained with; "" where that is not known.
         control_scale: of the control network when it paints (`sampling.sample`), unless another is given.
+        licence: the terms of all that the weights learned from; "" where they are not known.
     """
 
     preset: Preset
@@ -59,6 +61,7 @@ class Parts:
     prompt: str = ""
     objective: str = ""
     control_scale: float = 1.0
+    licence: str = ""
 
     def open_codec(self, device: torch.device | str = "cpu") -> Codec:
         """The autoencoder, read from its folder; or the pixels as they are."""
@@ -107,6 +110,7 @@ def load_sd15(path_or_id: str | Path, image_size: int | None = None, seed: int =
     denoiser = MaskConditionedDenoiser(_read_unet(folder))
     has_own = (folder / "scheduler" / "scheduler_config.json").is_file()
     parts = Parts(preset, denoiser, _read_scheduler(folder) if has_own else preset.new_scheduler(), folder)
+    parts.licence = TERMS_OF_SD15
     _check_encoders(parts)
     return parts.add_control(seed)
 
@@ -166,7 +170,7 @@ def load_denoiser(folder: str | Path, base: str | Path | None = None) -> Parts:
 
     Args:
         folder: that it wrote to.
-        base: for a folder saved without its encoders, the one that has them.
+        base: for a folder saved without its encoders, the one that has them, or an id on the hub (`find_sd15`).
 
     Raises:
         InputError: if the folder, or something in it, is missing, pickled, damaged, or does not belong together.
@@ -188,10 +192,10 @@ def load_denoiser(folder: str | Path, base: str | Path | None = None) -> Parts:
             f"{preset.latent_channels * preset.patch**2}; take both from one folder"
         )
     parts = Parts(preset, denoiser, _read_scheduler(folder), prompt=settings["prompt"])
-    parts.objective = str(settings.get("objective", ""))
+    parts.objective, parts.licence = (str(settings.get(key, "")) for key in ("objective", "licence"))
     parts.control_scale = float(settings["control_scale"])
     if preset.text == "clip":
-        parts.encoders = Path(base) if base else folder
+        parts.encoders = pretrained.find_sd15(base, pretrained.ENCODERS) if base else folder
         if missing := pretrained.missing_files(parts.encoders, pretrained.ENCODERS):
             raise InputError(
                 f"{parts.encoders}: missing {', '.join(missing)}; name the folder of Stable Diffusion 1.5 as base"
@@ -203,7 +207,8 @@ def load_denoiser(folder: str | Path, base: str | Path | None = None) -> Parts:
 def _settings(parts: Parts) -> dict[str, Any]:
     settings = {"preset": parts.preset.name, "image_size": parts.preset.image_size, "prompt": parts.prompt}
     settings |= {"control_scale": parts.control_scale}
-    return settings | ({"objective": parts.objective} if parts.objective else {})
+    known = {"objective": parts.objective, "licence": parts.licence}
+    return settings | {key: value for key, value in known.items() if value}
 
 
 def _read_settings(folder: Path) -> dict[str, Any]:
@@ -282,6 +287,20 @@ def _model_index(parts: Parts) -> dict[str, Any]:
 
 def _earlier(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.earlier")
+
+
+def mend_replaced(folder: str | Path) -> None:
+    """Undo what a kill has left between the two renames of an overwriting `save_denoiser`, or clear up after it."""
+    folder = Path(folder)
+    if folder.is_dir():
+        shutil.rmtree(_earlier(folder), ignore_errors=True)
+    elif _earlier(folder).is_dir():
+        os.replace(_earlier(folder), folder)
+
+
+def joined_licences(*licences: str | None) -> str:
+    """All terms in one text, parted by semicolons, each once; "" for none."""
+    return "; ".join(dict.fromkeys(term for text in licences if text for term in text.split("; ")))
 
 
 @contextmanager

@@ -111,7 +111,8 @@ class UniformObjective(Objective):
 class RatioObjective(Objective):
     """ArSDM's weighting: w_ratio as it is, neither normalised nor bounded (equation 3 in equation 8).
 
-    Its loss is about 2r(1 − r) of the plain one, and so is its step; a mask without lesion, or a full one, weighs 1.
+    Its loss is about 2r(1 − r) of the plain one, so that in a batch large lesions outweigh small ones; a mask without
+    lesion, or a full one, weighs 1.
     """
 
     def evaluate(self, prediction: Tensor, target: Tensor, mask: Tensor, teacher: Tensor | None) -> ObjectiveResult:

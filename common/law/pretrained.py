@@ -14,11 +14,12 @@ import torch
 from torch import nn
 
 from ..errors import InputError
-from .libraries import AutoencoderKL
+from .libraries import AutoencoderKL, ControlNetModel
 
 SD15_REPOSITORY = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 # The weight file of each sub-folder, without its suffix.
 WEIGHTS = {
+    ".": "diffusion_pytorch_model",  # a folder of one network alone
     "unet": "diffusion_pytorch_model",
     "controlnet": "diffusion_pytorch_model",
     "vae": "diffusion_pytorch_model",
@@ -76,13 +77,14 @@ def missing_files(folder: Path, parts: Sequence[str]) -> list[str]:
     return missing
 
 
-def find_sd15(path_or_id: str | Path) -> Path:
-    """The folder with Stable Diffusion 1.5's U-Net, autoencoder, text encoder and tokenizer.
+def find_sd15(path_or_id: str | Path, parts: Sequence[str] = FOR_SD15) -> Path:
+    """The folder with Stable Diffusion 1.5, or with the parts of it that are asked for.
 
     Args:
         path_or_id: a folder in diffusers' layout, or the id of a repository on the hub, of which only the files
             needed are fetched (or taken from the hub's cache; nothing else is, where ``HF_HUB_OFFLINE=1`` is set).
             What begins with the name of a folder that is here is a path.
+        parts: of `FOR_SD15`.
 
     Raises:
         InputError: naming what is missing, from where to get it, and where to put it; or that it is a pickle.
@@ -91,12 +93,12 @@ def find_sd15(path_or_id: str | Path) -> Path:
     if folder.is_file():
         raise InputError(_of_one_file(folder))
     if folder.is_dir():
-        if missing := missing_files(folder, FOR_SD15):
+        if missing := missing_files(folder, parts):
             raise InputError(f"{folder} is not all of Stable Diffusion 1.5: {_how_to_mend(missing, folder)}")
         return folder
     if _HUB_ID.fullmatch(str(path_or_id)) and not folder.parent.is_dir():  # else it is a path, mistyped
-        return _from_hub(str(path_or_id))
-    raise InputError(f"no folder {folder}: {_how_to_mend(missing_files(folder, FOR_SD15), folder)}")
+        return _from_hub(str(path_or_id), parts)
+    raise InputError(f"no folder {folder}: {_how_to_mend(missing_files(folder, parts), folder)}")
 
 
 def _of_one_file(path: Path) -> str:
@@ -116,34 +118,32 @@ def _how_to_mend(missing: Sequence[str], folder: Path) -> str:
     )
 
 
-def how_to_get_sd15() -> str:
+def how_to_get_sd15(parts: Sequence[str] = FOR_SD15) -> str:
     """What to download, from where, and where to put it, in a line."""
-    return _how_to_mend(missing_files(Path("sd15"), FOR_SD15), Path("sd15"))
+    return _how_to_mend(missing_files(Path("sd15"), parts), Path("sd15"))
 
 
-def _patterns() -> list[str]:
+def _patterns(parts: Sequence[str]) -> list[str]:
     # The tokenizer is a few small texts, so all of them; of the weights nothing that is not needed.
-    wanted = [
-        f"{part}/{name}" for part in FOR_SD15 if part in WEIGHTS for name in ("config.json", WEIGHTS[part] + _SAFE)
-    ]
+    wanted = [f"{part}/{name}" for part in parts if part in WEIGHTS for name in ("config.json", WEIGHTS[part] + _SAFE)]
     return [*wanted, "tokenizer/*.json", "tokenizer/*.txt", "scheduler/scheduler_config.json"]
 
 
-def _from_hub(repository: str) -> Path:
+def _from_hub(repository: str, parts: Sequence[str]) -> Path:
     from huggingface_hub import snapshot_download
 
     reason = "the hub has no such files"
     for offline in (True, False):  # what is in the cache already needs no connection
         try:
-            folder = Path(snapshot_download(repository, allow_patterns=_patterns(), local_files_only=offline))
+            folder = Path(snapshot_download(repository, allow_patterns=_patterns(parts), local_files_only=offline))
         except Exception as error:  # of many kinds: no such repository, no connection, no permission, no room
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             continue
-        if not missing_files(folder, FOR_SD15):
+        if not missing_files(folder, parts):
             return folder
     raise InputError(
         f"{repository} is no folder here, and the hub did not give it ({reason}); "
-        f"{how_to_get_sd15()}, and give that folder's path"
+        f"{how_to_get_sd15(parts)}, and give that folder's path"
     )
 
 
@@ -190,6 +190,19 @@ def read_part(kind: type[Model], folder: Path, part: str, **arguments: Any) -> M
             f"such as {min(map(str, wrong))}); copy it again"
         )
     return model.eval()
+
+
+def read_control_network(folder: str | Path) -> ControlNetModel:
+    """A control network of diffusers' layout: the folder's own, or that of its sub-folder ``controlnet``.
+
+    Raises:
+        InputError: as of `read_part`, or if there is no such folder.
+    """
+    folder = Path(folder).expanduser()
+    if not folder.is_dir():
+        raise InputError(f"control: no folder {folder}; give that of a control network, with config.json and {_SAFE}")
+    part = "controlnet" if (folder / "controlnet").is_dir() else "."
+    return read_part(ControlNetModel, folder, part, low_cpu_mem_usage=False)
 
 
 def read_autoencoder(folder: Path) -> AutoencoderKL:

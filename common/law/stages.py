@@ -6,9 +6,11 @@ from pathlib import Path
 
 from ..errors import InputError
 from .denoiser import TRAINABLE
-from .loading import SETTINGS, Parts, build_tiny, load_denoiser, load_sd15
+from .libraries import ControlNetModel
+from .loading import SETTINGS, Parts, build_tiny, joined_licences, load_denoiser, load_sd15
+from .mask_sources import licence_of
 from .presets import SD15, find_preset
-from .pretrained import how_to_get_sd15
+from .pretrained import how_to_get_sd15, read_control_network
 
 
 def begin_stage(
@@ -23,6 +25,8 @@ def begin_stage(
     objective: str = "",
     gradient_checkpointing: bool = False,
     control_scale: float = 1.0,
+    control: str | Path | None = None,
+    dataset_dir: str | Path | None = None,
 ) -> Parts:
     """The parts to train, with what learns chosen.
 
@@ -39,6 +43,8 @@ def begin_stage(
         objective: its name, which is saved with the model.
         gradient_checkpointing: less memory for more time.
         control_scale: that the model paints with when it is not told otherwise; saved with it.
+        control: a folder with a control network in diffusers' layout, to begin with in the place of a new one.
+        dataset_dir: the prepared folder that is trained on, whose terms join those of `weights`.
 
     Raises:
         InputError: for a value that is not known, a control stage without a prior to stand on, or weights that are
@@ -49,11 +55,27 @@ def begin_stage(
     parts = _loaded(find_preset(preset).name, trainable, weights, base, image_size, seed)
     if trainable == "prior":
         parts.denoiser.controlnet = None
+    elif control is not None:
+        parts.denoiser.controlnet = _given_control(control, parts, keep_control)
     elif parts.denoiser.controlnet is None or not keep_control:
         parts.add_control(seed)
     parts.prompt, parts.objective, parts.control_scale = prompt, objective, float(control_scale)
+    parts.licence = joined_licences(parts.licence, None if dataset_dir is None else licence_of(dataset_dir))
     parts.denoiser.set_trainable(trainable).set_gradient_checkpointing(gradient_checkpointing)
     return parts
+
+
+def _given_control(control: str | Path, parts: Parts, keep_control: bool) -> ControlNetModel:
+    if keep_control:
+        raise InputError("control: keep_control goes on with the one that weights has; give one of the two")
+    network, unet = read_control_network(control), parts.denoiser.unet.config
+    shared = ("in_channels", "block_out_channels", "layers_per_block", "cross_attention_dim")
+    wanted = {key: unet[key] for key in shared}
+    wanted |= {"conditioning_channels": 3, "conditioning_embedding_out_channels": parts.preset.embedding_channels}
+    for key, value in wanted.items():
+        if (own := network.config[key]) != value and (not isinstance(own, list | tuple) or list(own) != list(value)):
+            raise InputError(f"control: {control}: {key} is {own}, and it has to be {value}; give one of this U-Net")
+    return network
 
 
 def _loaded(

@@ -14,6 +14,9 @@ from monai.data import CacheDataset
 class EpochSeededDataset(CacheDataset):
     """A `monai.data.CacheDataset` whose random transforms depend on (seed, epoch, index) alone.
 
+    An index of the length N or more is image ``index % N`` with other random numbers, so that an image that comes
+    several times in an epoch (`StepSampler`) does not come as the same picture.
+
     Neither the number of workers or ranks, nor where a run was stopped and resumed, then changes a sample.
     Call `set_epoch` before each epoch (the handler `EpochSeeding` does).
     """
@@ -35,7 +38,7 @@ class EpochSeededDataset(CacheDataset):
     def _transform(self, index: int) -> Any:
         seed = np.random.SeedSequence([self.seed, self.epoch, index]).generate_state(1)[0]
         self.transform.set_random_state(seed=int(seed))
-        return super()._transform(index)
+        return super()._transform(index % len(self))
 
 
 class EpochSeeding:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import ignite.distributed as idist
 import torch
 from torch import nn
 
 from ..errors import InputError, reports_input_errors
+
+# One process encodes or checks a whole set while the others wait, which torch's ten minutes may not cover.
+PATIENCE = timedelta(hours=4)
 
 
 @reports_input_errors
@@ -19,7 +24,7 @@ def begin_distributed() -> None:
     if not torch.distributed.is_torchelastic_launched():
         raise InputError("multi_gpu_train.yaml runs under torchrun: torchrun --nproc_per_node=N -m monai.bundle run …")
     if not torch.distributed.is_initialized():
-        idist.initialize("nccl" if torch.cuda.is_available() else "gloo")
+        idist.initialize("nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
 
 
 def distributed_network(network: nn.Module, sync_bn: bool = False) -> nn.Module:

@@ -21,6 +21,8 @@ class StepSampler(DistributedSampler):
         batches: an epoch, of each process.
         num_replicas, rank: of the processes; None for those that are there.
         seed: of the shuffling.
+        number_passes: yield index + pass·N of N images, which `EpochSeededDataset` takes for that image, augmented
+            anew; else the bare index.
     """
 
     def __init__(
@@ -31,10 +33,12 @@ class StepSampler(DistributedSampler):
         num_replicas: int | None = None,
         rank: int | None = None,
         seed: int = 0,
+        number_passes: bool = False,
     ) -> None:
         super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=True, seed=seed)
         self.batch_size = batch_size
         self.batches = batches
+        self.number_passes = number_passes
         self.set_epoch(1)  # epochs count from 1
 
     def __len__(self) -> int:
@@ -51,4 +55,4 @@ class StepSampler(DistributedSampler):
                     current = place // size
                     generator = torch.Generator().manual_seed(self.seed + 1_000_003 * current)
                     order = torch.randperm(size, generator=generator).tolist()
-                yield order[place % size]
+                yield order[place % size] + (current * size if self.number_passes else 0)

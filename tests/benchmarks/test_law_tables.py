@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import json
-from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
 from benchmarks import law_ablation, law_objectives, law_step, law_weights
-from benchmarks.law_runs import RISE, Outcome, spread
+from benchmarks.law_runs import RISE, Outcome, checked, errors_of, parser, run_row, spread
 from common.errors import InputError
 from common.law import TABLE_6
 from common.law.loading import build_tiny, save_denoiser
@@ -75,6 +75,16 @@ def test_what_stable_means() -> None:
     assert not outcome().stable
 
 
+def test_the_errors_shown_are_those_of_the_checkpoint_that_is_kept() -> None:
+    rows = [{"epoch": 1, "val_score": -3.0, "val_lesion_error": 0.04, "val_background_error": 0.02}]
+    rows += [{"epoch": 2, "val_score": -2.0, "val_lesion_error": 0.03, "val_background_error": 0.01}, {"epoch": 3}]
+    rows += [{"epoch": 4, "val_score": -4.0, "val_lesion_error": 0.02, "val_background_error": 0.06}]
+    outcome = Outcome(0.5, 0.4, rows, False)
+    assert (outcome.error("lesion"), outcome.error("background")) == (0.03, 0.01)
+    assert errors_of([outcome, outcome]) == ("30.0 ± 0.0", "10.0 ± 0.0")
+    assert Outcome(None, None, [], True).figures() == dict.fromkeys(("dice", "iou", "lesion_error", "background_error"))
+
+
 def test_a_spread_is_that_of_a_sample() -> None:
     assert spread([0.5, 0.7]) == "60.0 ± 14.1"
     assert spread([0.5]) == "50.0"
@@ -82,9 +92,32 @@ def test_a_spread_is_that_of_a_sample() -> None:
 
 
 def test_a_command_that_fails_ends_the_table_in_one_line(given, tmp_path) -> None:
-    with pytest.raises((SystemExit, InputError)):
-        law_objectives.main([*given, "--out", str(tmp_path / "o"), "--protocol", "none", "--objectives", "uniform"])
-    assert not list(Path(tmp_path).rglob("outcome.json"))
+    settings = _settings([*given, "--out", str(tmp_path), "--steps", "3", "--steps_per_epoch", "2"])
+    with pytest.raises(InputError, match=r"run training .* failed: error: .*--steps 3 is no multiple.*training\.log"):
+        run_row("uniform", {"objective": "uniform"}, 0, settings)
+    assert "outcome" not in json.loads((tmp_path / "uniform_0" / "outcome.json").read_text())
+
+
+def test_a_row_that_was_begun_is_finished_with_its_own_settings_alone(given, tmp_path) -> None:
+    """Stopped between training and measuring, a row has no outcome, and its run folder does not say how many steps."""
+    begun = [*given, "--out", str(tmp_path), "--steps", "3", "--steps_per_epoch", "2"]
+    with pytest.raises(InputError, match="no multiple"):
+        run_row("uniform", {"objective": "uniform"}, 0, _settings(begun))
+    with pytest.raises(InputError, match="other settings"):
+        run_row("uniform", {"objective": "uniform"}, 0, _settings([*given, "--out", str(tmp_path)]))
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_is_an_outcome_and_no_failure(given, tmp_path) -> None:
+    settings = _settings([*given, "--out", str(tmp_path), "--steps", "3", "--steps_per_epoch", "3"])
+    overlay = {"objective": "uniform", "learning_rate": 1e30}
+    outcome = run_row("wild", overlay, 0, settings)
+    assert outcome.diverged and not outcome.stable and outcome.dice is None
+    assert run_row("wild", overlay, 0, settings) == outcome
+
+
+def _settings(options: list[str]) -> argparse.Namespace:
+    return checked(parser("benchmarks.test", None).parse_args(options))
 
 
 @pytest.mark.slow

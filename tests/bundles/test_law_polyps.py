@@ -199,7 +199,8 @@ def test_two_processes_stay_together(drawn, prior, tmp_path):
     }
     given |= {"output_dir": tmp_path / "o", "cache_dir": tmp_path / "c", "accumulation_steps": 2, "objective": "law_v1"}
     given["finalize"] = [
-        f"$torch.save(@network_def.state_dict(), '{tmp_path}/' + str(torch.distributed.get_rank()) + '.pt')",
+        "$torch.save({**@network_def.state_dict(), **{f'ema.{n}': each for n, each in enumerate(@ema.shadow_params)}}, "
+        f"'{tmp_path}/' + str(torch.distributed.get_rank()) + '.pt')",
         {"_target_": "ignite.distributed.finalize"},
     ]
     flags = [str(part) for key, value in given.items() for part in (f"--{key}", value)]

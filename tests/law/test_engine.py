@@ -36,6 +36,7 @@ from common.law.validation import ERRORS, averaged_weights
 from common.training import History, StepSampler, StopOnNonFiniteLoss
 from tests.law.drawn import normal
 from tests.law.small import PROMPT, SIDE, masks, pixel_parts, prompts
+from tests.network_contract import assert_close
 
 COUNT, BATCH, BATCHES = 6, 2, 2  # images, of a batch, batches an epoch
 PARAMETERS = pytest.mark.parametrize("objective", ["uniform", "law", "law_v1"])
@@ -55,12 +56,20 @@ def _alike(some: Sequence[torch.Tensor], others: Sequence[torch.Tensor]) -> bool
 class Run:
     """A small training, put together as a bundle's config does."""
 
-    def __init__(self, folder: Path, objective: str = "law", epochs: int = 4, accumulation: int = 1, **options: Any):
+    def __init__(
+        self,
+        folder: Path,
+        objective: str = "law",
+        epochs: int = 4,
+        accumulation: int = 1,
+        device: str = "cpu",
+        **options: Any,
+    ):
         self.parts = pixel_parts()
         self.parts.prompt, self.parts.objective = PROMPT, objective
         self.parts.denoiser.set_trainable("control")
         goal = build_objective(objective, in_channels=3)
-        self.network = DenoisingLoss(self.parts.denoiser, goal, self.parts.scheduler, prompts(self.parts))
+        self.network = DenoisingLoss(self.parts.denoiser, goal, self.parts.scheduler, prompts(self.parts)).to(device)
         self.optimizer = torch.optim.AdamW(parameter_groups(self.network.trained_parameters(), goal, 1e-3, 1e-2))
         self.ema = EMAModel(self.parts.denoiser.trainable_parameters(), decay=0.5)
         data = _data()
@@ -69,7 +78,7 @@ class Run:
         average = ValidateAverage(self.network, self.ema)
         strips = ValidationStrips(folder, self.network, data, self.parts.open_codec, count=2, steps=2)
         self.evaluator = DenoisingEvaluator(
-            "cpu",
+            device,
             DataLoader(data, batch_size=4),
             self.network,
             key_val_metric={"val_score": MeanError("balanced", negative=True)},
@@ -81,7 +90,7 @@ class Run:
             folder, self.parts, self.network, self.optimizer, self.evaluator, history, ema=self.ema
         )
         self.trainer = DenoisingTrainer(
-            "cpu",
+            device,
             epochs,
             loader,
             self.network,
@@ -112,6 +121,27 @@ def test_stopped_and_resumed_is_never_stopped(tmp_path, objective):
     name = "model/controlnet/diffusion_pytorch_model.safetensors"
     saved = [load_file(tmp_path / run / name) for run in ("whole", "parts")]
     assert saved[0].keys() == saved[1].keys() and all(torch.equal(saved[0][key], saved[1][key]) for key in saved[0])
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@PARAMETERS
+def test_a_run_in_bfloat16_stays_on_its_device_and_resumes_there(tmp_path, objective, device):
+    """On a GPU sums may come in another order, so that a resumed run is near the whole one; the first losses are."""
+    options = {"amp": True, "device": device}
+    runs = [Run(tmp_path / "whole", objective, epochs=2, **options)]
+    runs[0].trainer.run()
+    for epochs in (1, 2):
+        runs.append(Run(tmp_path / "parts", objective, epochs=epochs, **options))
+        runs[-1].trainer.run()
+    whole, _, resumed = runs
+    assert resumed.trainer.state.iteration == 2 * BATCHES
+    there, expected = resumed.state(), whole.state()
+    assert all(value.device.type == device for value in there.values())
+    moments = [each for state in resumed.optimizer.state.values() for each in state.values() if each.ndim]
+    assert moments and all(each.device.type == device for each in moments)
+    assert all(value.isfinite().all() for value in there.values())
+    for key, value in expected.items():
+        assert_close(there[key].cpu().float(), value.cpu().float(), 0 if device == "cpu" else 2e-2)
 
 
 def test_what_is_kept_is_the_average_without_the_weighter(tmp_path):

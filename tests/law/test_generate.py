@@ -102,6 +102,25 @@ def stopped(monkeypatch: pytest.MonkeyPatch, *arguments, **options) -> None:
 # What comes out
 
 
+def test_what_is_painted_keeps_the_terms_of_the_model_whatever_the_masks_say(real: Path, files: Path, tmp_path: Path):
+    parts = pixel_parts()
+    parts.prompt, parts.licence = PROMPT, "no commercial use"
+    save_denoiser(tmp_path / "restricted", parts)
+    stated = {}
+    for name, masks, options in (
+        ("prepared", real, {}),
+        ("plain", files, {}),
+        ("own", files, {"licence": "Apache-2.0"}),
+    ):
+        generate(tmp_path / "restricted", masks, tmp_path / name, **QUICK, **options)
+        stated[name] = json.loads((tmp_path / name / "dataset.json").read_text())["licence"]
+    assert stated == {
+        "prepared": "no commercial use; research only",
+        "plain": "no commercial use",
+        "own": "no commercial use; Apache-2.0",
+    }
+
+
 def test_it_is_a_prepared_folder_that_says_where_each_pair_is_from(model: Path, real: Path, tmp_path: Path) -> None:
     out = tmp_path / "painted"
     report = generate(model, real, out, objective="law", images_per_mask=2, augmented_per_mask=1, **QUICK)

@@ -13,8 +13,16 @@ from huggingface_hub import constants
 from common.errors import InputError
 from common.law.cache import cache_prompts
 from common.law.denoiser import MaskConditionedDenoiser
+from common.law.generate import model_digest
 from common.law.libraries import ControlNetModel, DDIMScheduler, UNet2DConditionModel
-from common.law.loading import build_tiny, load_denoiser, load_sd15, save_denoiser
+from common.law.loading import (
+    TERMS_OF_SD15,
+    build_tiny,
+    load_denoiser,
+    load_sd15,
+    mend_replaced,
+    save_denoiser,
+)
 from common.law.painter import MaskPainter
 from common.law.presets import SD15
 from common.law.pretrained import FOR_SD15, digest_of_parts, find_sd15
@@ -221,6 +229,11 @@ def test_a_repository_in_the_hub_s_cache_needs_no_connection(
     shutil.copytree(hub, repository / "snapshots" / commit)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     assert find_sd15("someone/sd15") == repository / "snapshots" / commit
+    parts = load_sd15("someone/sd15", SIZE)
+    save_denoiser(tmp_path / "saved", parts, encoders=False)  # a run's own model, whose encoders stay where they are
+    again = load_denoiser(tmp_path / "saved", "someone/sd15")
+    assert again.encoders == parts.encoders and again.licence == TERMS_OF_SD15
+    assert model_digest(tmp_path / "saved", "someone/sd15") == model_digest(tmp_path / "saved", hub)
 
 
 def test_the_digest_of_a_part_follows_its_weights_and_settings(own: Path) -> None:
@@ -376,6 +389,21 @@ def test_a_folder_in_use_is_kept_unless_it_may_be_overwritten(tmp_path: Path) ->
     save_denoiser(tmp_path / "saved", second, overwrite=True)
     assert_same_weights(load_denoiser(tmp_path / "saved").denoiser, second.denoiser)
     assert left_over(tmp_path, ["saved"]) == []
+
+
+def test_a_folder_killed_between_its_two_renames_comes_back(tmp_path: Path) -> None:
+    folder, earlier = tmp_path / "model", tmp_path / ".model.earlier"
+    save_denoiser(folder, pixel_parts())
+    folder.rename(earlier)
+    with pytest.raises(InputError, match=r"\.model\.earlier is what was there before"):
+        load_denoiser(folder)
+    mend_replaced(folder)
+    assert load_denoiser(folder).denoiser.controlnet is not None and not earlier.exists()
+    shutil.copytree(folder, earlier)  # a kill after the second rename
+    mend_replaced(folder)
+    assert folder.is_dir() and not earlier.exists()
+    mend_replaced(tmp_path / "nothing")
+    assert not (tmp_path / "nothing").exists()
 
 
 def test_a_control_network_of_an_earlier_save_does_not_linger(tmp_path: Path) -> None:

@@ -14,10 +14,11 @@ import common.law.sampling
 from common.errors import InputError
 from common.law.codec import PixelCodec
 from common.law.loading import Parts
+from common.law.painter import MaskPainter
 from common.law.sampling import sample
 from common.law.text import PromptEmbeddings
 from tests.law.drawn import normal
-from tests.law.small import SIDE, masks, pixel_parts, prompts
+from tests.law.small import PROMPT, SIDE, masks, pixel_parts, prompts
 from tests.network_contract import assert_close
 
 SEEDS = [5, 6, 2**62, 8, 9]
@@ -98,6 +99,18 @@ def test_an_image_does_not_depend_on_the_others(parts: Parts, batch_size: int, e
 def test_another_batch_size_is_rounding_alone(parts: Parts) -> None:
     one, other = (paint(parts, masks(5), SEEDS, batch_size=size) for size in (1, 5))
     assert_close(one, other, 1e-4)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_a_device_paints_the_same_but_for_rounding(device: str) -> None:
+    painted = []
+    for where in ("cpu", device):
+        parts = pixel_parts()
+        parts.prompt = PROMPT
+        painter = MaskPainter(parts, steps=4, guidance=3.0).to(where)
+        painted.append(painter(masks(2).to(where), seeds=[1, 2]))
+    assert painted[1].device.type == "cpu"
+    assert (painted[0] - painted[1]).abs().mean() < 0.01
 
 
 def test_the_seed_decides_and_the_global_generator_has_no_part(parts: Parts) -> None:

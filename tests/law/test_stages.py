@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ from common.law import (
     save_denoiser,
 )
 from common.law.denoising import learned_state
+from common.law.loading import load_sd15
 from common.training import History, StepSampler
 from tests.law.small import PROMPT, awake, draw_pairs, masks, pixel_parts, save_stable_diffusion
 
@@ -87,6 +89,48 @@ def test_a_control_network_that_is_there_is_begun_anew_unless_kept(controlled):
     anew = begin_stage("tiny", "control", controlled).denoiser.controlnet
     assert not same(anew, there)
     assert not any(each.any() for block in anew.controlnet_down_blocks for each in block.parameters())
+
+
+@pytest.mark.parametrize("place", [".", "controlnet"])
+def test_a_control_network_of_ones_own_is_begun_with(prior, tmp_path, place):
+    given = pixel_parts(seed=5).denoiser.controlnet
+    given.save_pretrained(tmp_path / "given" / place)
+    parts = begin_stage("tiny", "control", prior, control=tmp_path / "given")
+    assert same(parts.denoiser.controlnet, given) and all(each.requires_grad for each in given.parameters())
+    assert same(parts.denoiser.unet, load_denoiser(prior).denoiser.unet)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"control": "nowhere"}, r"control: no folder nowhere; give that of a control network"),
+        ({"keep_control": True}, "give one of the two"),
+        ({}, "in_channels is 4, and it has to be 12; give one of this U-Net"),
+    ],
+)
+def test_a_control_network_that_cannot_be_begun_with_is_told(prior, hub, tmp_path, options, words):
+    load_sd15(hub, SIZE).denoiser.controlnet.save_pretrained(tmp_path)
+    with pytest.raises(InputError, match=words):
+        begin_stage("tiny", "control", prior, **{"control": tmp_path, **options})
+
+
+def test_a_pickle_of_a_control_network_is_refused(prior, tmp_path):
+    pixel_parts().denoiser.controlnet.save_pretrained(tmp_path, safe_serialization=False)
+    with pytest.raises(InputError, match="is a pickle"):
+        begin_stage("tiny", "control", prior, control=tmp_path)
+
+
+def test_a_model_carries_the_terms_of_all_that_it_learned_from(prior, tmp_path):
+    for name, licence in (("first", "one"), ("second", "two; three")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "dataset.json").write_text(json.dumps({"licence": licence}))
+    parts = begin_stage("tiny", "control", prior, dataset_dir=tmp_path / "first")
+    save_denoiser(tmp_path / "model", parts)
+    assert load_denoiser(tmp_path / "model").licence == "one"
+    assert begin_stage("tiny", "control", tmp_path / "model", dataset_dir=tmp_path / "first").licence == "one"
+    save_denoiser(tmp_path / "on", begin_stage("tiny", "control", tmp_path / "model", dataset_dir=tmp_path / "second"))
+    on = begin_stage("tiny", "control", tmp_path / "on", dataset_dir=tmp_path / "second")
+    assert on.licence == "one; two; three"
 
 
 def test_a_prior_goes_on_from_a_model_without_its_control_network(controlled):

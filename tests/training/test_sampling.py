@@ -5,8 +5,10 @@ from __future__ import annotations
 from itertools import chain
 
 import pytest
+import torch
+from monai.transforms import Compose, RandFlipd, RandRotate90d
 
-from common.training import StepSampler
+from common.training import EpochSeededDataset, StepSampler
 
 SIZE = 10
 
@@ -47,6 +49,24 @@ def test_processes_share_what_one_would_take():
     for epoch in (0, 1):
         batches = [alone[rank][epoch][3 * batch : 3 * batch + 3] for batch in (0, 1) for rank in (0, 1)]
         assert list(chain(*batches)) == together[epoch]
+
+
+def test_numbered_passes_are_the_same_images_in_the_same_order():
+    numbered = _epochs(3, 4, 7, number_passes=True)
+    assert [[index % SIZE for index in epoch] for epoch in numbered] == _epochs(3, 4, 7)
+    stream = list(chain(*numbered))
+    assert [index // SIZE for index in stream] == [place // SIZE for place in range(len(stream))]
+
+
+def test_an_image_that_comes_twice_in_an_epoch_is_augmented_twice():
+    images = [{"image": torch.arange(16.0).reshape(1, 4, 4) + 100 * number} for number in range(SIZE)]
+    turned = Compose([RandRotate90d("image", prob=1.0, max_k=3), RandFlipd("image", prob=0.5)])
+    data = EpochSeededDataset(images, turned, cache_rate=0.0, progress=False)
+    data.set_epoch(2)
+    passes = torch.stack([torch.as_tensor(data[3 + SIZE * number]["image"]) for number in range(12)])
+    assert (passes.flatten(1).sort(dim=1).values == images[3]["image"].flatten()).all()  # of that image
+    assert len(passes.unique(dim=0)) > 1
+    assert torch.equal(torch.as_tensor(data[3 + SIZE]["image"]), passes[1])  # whatever was asked for before
 
 
 def test_without_a_word_it_begins_with_the_first_epoch():
