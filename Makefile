@@ -28,15 +28,15 @@ LAW := law_polyps/configs
 # -W ignore: MONAI warns at each start that a config can run code; these are our own.
 BUNDLE := $(RUN) -W ignore -m monai.bundle run
 
-demo: $(STAMP)  ## draw a small set, train ORDER and LAW on it for a few minutes, measure, paint, show where the results are
+demo: $(STAMP)  ## draw a small set, train ORDER and LAW on it for a few minutes, paint, measure, show where the results are
 	@test -e $(DEMO)/data/dataset.json || $(RUN) -m common.data prepare phantoms $(DEMO)/data
 	@$(BUNDLE) training --dataset_dir $(DEMO)/data --output_dir $(DEMO)/train \
 		--config_file "['$(CONFIGS)/train.yaml','$(CONFIGS)/recipe_best.yaml','$(CONFIGS)/recipe_demo.yaml']"
-	@$(BUNDLE) --dataset_dir $(DEMO)/data --checkpoint $(DEMO)/train/model.pt --output_dir $(DEMO)/results --image_size 192 \
-		--config_file $(CONFIGS)/evaluate.yaml
 	@$(BUNDLE) training --config_file $(LAW)/train.yaml --dataset_dir $(DEMO)/data --output_dir $(DEMO)/law \
 		--cache_dir $(DEMO)/cache --keep_control True --steps 40 --steps_per_epoch 20 --batch_size 8 --strip_images 2
-	@$(BUNDLE) --config_file $(LAW)/inference.yaml --dataset_dir $(DEMO)/data --key validation --output_dir $(DEMO)/painted
+	@$(BUNDLE) --config_file $(LAW)/inference.yaml --dataset_dir $(DEMO)/data --key validation --steps 25 --output_dir $(DEMO)/painted
+	@$(BUNDLE) --dataset_dir $(DEMO)/data --checkpoint $(DEMO)/train/model.pt --output_dir $(DEMO)/results --image_size 192 \
+		--config_file $(CONFIGS)/evaluate.yaml
 	@echo "ORDER, table and pictures: $(DEMO)/results"
 	@echo "LAW, a short training: $(DEMO)/law/strips; painted with the weights that ship: $(DEMO)/painted/overview.png"
 

@@ -23,7 +23,7 @@ from common.errors import InputError
 from common.files import write_atomically, write_json
 from common.law import load_denoiser
 from common.law.cache import read_mask, read_picture
-from common.law.checks import PAINTING_RULES
+from common.law.checks import LAW_RULES, PAINTING_RULES, steps_faults
 from common.law.generate import model_digest
 from common.law.presets import TINY, find_preset
 from common.settings import setting_faults
@@ -99,8 +99,11 @@ def checked(settings: argparse.Namespace) -> argparse.Namespace:
     Raises:
         InputError: for a value out of range, an empty or unknown list, or a bundle without a segmenter of its own.
     """
-    rules = {**PAINTING_RULES, "sampling_steps": PAINTING_RULES["steps"]}
-    if faults := setting_faults(_given(settings, "sampling_steps", "guidance", "control_scale"), rules):
+    rules = {**LAW_RULES, **{key: PAINTING_RULES[key] for key in ("guidance", "control_scale")}}
+    rules["sampling_steps"] = PAINTING_RULES["steps"]
+    given = ("sampling_steps", "guidance", "control_scale", "steps", "steps_per_epoch", "batch_size")
+    faults = setting_faults(_given(settings, *given), rules)
+    if faults := faults or steps_faults(settings.steps, settings.steps_per_epoch):
         raise InputError("; ".join(faults))
     settings.segmenter = str(Path(settings.segmenter or _own_segmenter(settings)).resolve())
     if not Path(settings.segmenter).is_file():

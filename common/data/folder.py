@@ -306,9 +306,9 @@ def protocol_files(directory: str | Path) -> dict[str, Path]:
     """
     directory = Path(directory)
     if not directory.exists():
-        raise InputError(f"{directory}: no such folder; dataset_dir has to name a prepared folder")
+        raise InputError(f"{directory}: no such folder; a prepared one is wanted here")
     if not directory.is_dir():
-        raise InputError(f"{directory}: a file; dataset_dir has to name a prepared folder")
+        raise InputError(f"{directory}: a file; a prepared folder is wanted here")
     default = directory / DATALIST
     if not default.is_file():
         raise InputError(f"{directory} holds no {DATALIST}, so it is not prepared: run {_how_to_prepare(directory)}")

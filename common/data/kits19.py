@@ -121,7 +121,8 @@ def find_cases(folders: Iterable[Path]) -> tuple[list[tuple[int, Path, Path]], l
     for name, where in lacking.items():
         if where:
             mend = "KiTS19's starter_code.get_imaging fetches them" if name == "imaging" else "fetch them again"
-            faults.append(f"{len(where)} cases without {name}.nii.gz: {_some(where)}; {mend}, or remove the cases")
+            mend += ", or remove the cases, or name a folder of slices alone"
+            faults.append(f"{len(where)} cases without {name}.nii.gz: {_some(where)}; {mend}")
     if kept_back:
         notes.append(f"{kept_back} cases from {LABELLED} on left out: KiTS19 gives no segmentation of them")
     return [found[number] for number in sorted(found)], notes, faults

@@ -56,7 +56,8 @@ def summary_table(summary: dict[str, Any]) -> str:
         rows += [[""], ["without the images that have no lesion"], *_sources(summary["without_empty"])]
     lines = [f"{summary['images']} images {where}", "", *align(rows), ""]
     lines.append(interval_note(summary["bootstrap"], grouped=dice["groups"] < dice["n"]))
-    lines.append("both masks empty: 1, one empty: 0; HD95 has no value then (no HD95); missed: a lesion with Dice 0")
+    lines.append("Dice counts as 1 where both masks are empty, as 0 where one is; HD95 has no value there (no HD95)")
+    lines.append("missed: a lesion with Dice 0")
     if empty:
         alarms = summary["all_images"]["false_alarms"]
         lines.append(f"{empty} images have no lesion; in {alarms} of them the prediction marks one")

@@ -123,7 +123,7 @@ def check_law_training(
     named = {"output_dir": output_dir, "protocol": protocol, "cache_dir": cache_dir, "weights": weights, "base": base}
     faults = faults_of_keys(dataset_dir, {**named, **settings}, rules=LAW_RULES)
     if not faults:
-        faults += _steps_faults(settings["steps"], settings["steps_per_epoch"])
+        faults += steps_faults(settings["steps"], settings["steps_per_epoch"])
         if settings["trainable"] == "prior" and settings["objective"] != "uniform":
             faults.append(f"--objective {settings['objective']} weighs by a mask, and a prior sees none; give uniform")
     check_data(faults, dataset_dir, protocol, LISTS, "prepare it again with more images")
@@ -185,7 +185,8 @@ def check_recovery(
         warn_of_seen(weights, items, split)
 
 
-def _steps_faults(steps: int, steps_per_epoch: int) -> list[str]:
+def steps_faults(steps: int, steps_per_epoch: int) -> list[str]:
+    """What is wrong with a number of steps, after which an epoch has to end."""
     if steps % steps_per_epoch == 0:
         return []
     nearest = max(1, math.ceil(steps / steps_per_epoch)) * steps_per_epoch

@@ -177,9 +177,10 @@ def load_denoiser(folder: str | Path, base: str | Path | None = None) -> Parts:
     """
     folder = Path(folder)
     if not (folder / SETTINGS).is_file():
-        earlier = _earlier(folder)
-        hint = f"; {earlier} is what was there before" if earlier.is_dir() else ""
-        raise InputError(f"{folder} holds no {SETTINGS}; give a folder that a training of LAW has saved{hint}")
+        raise InputError(_no_model(folder))
+    own = ["unet", *(["controlnet"] if (folder / "controlnet").is_dir() else [])]
+    if missing := pretrained.missing_files(folder, own):
+        raise InputError(f"{folder}: missing {', '.join(missing)}; copy the folder again")
     settings = _read_settings(folder)
     preset = find_preset(settings["preset"]).at(settings["image_size"])
     controlnet = None
@@ -283,6 +284,17 @@ def _model_index(parts: Parts) -> dict[str, Any]:
     if parts.denoiser.controlnet is not None:
         index |= {"_class_name": "StableDiffusionControlNetPipeline", "controlnet": ["diffusers", "ControlNetModel"]}
     return index
+
+
+def _no_model(folder: Path) -> str:
+    if folder.is_file():
+        return pretrained.of_one_file(folder, f"the folder that a training of LAW has saved ({SETTINGS} and more)")
+    wanted = "give a folder that a training of LAW has saved (…/model)"
+    earlier = _earlier(folder)
+    hint = f"; {earlier} is what was there before" if earlier.is_dir() else ""
+    if not folder.is_dir():
+        return f"{folder}: no such folder; {wanted}{hint}"
+    return f"{folder} holds no {SETTINGS}; {wanted}{hint}"
 
 
 def _earlier(folder: Path) -> Path:

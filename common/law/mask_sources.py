@@ -14,12 +14,13 @@ from PIL import Image
 from ..data.folder import DATALIST, join_faults, load_json, read_datalist
 from ..data.matching import image_files, no_images
 from ..data.progress import bar
-from ..data.reading import binarise, decode, mask_values, read_bytes
+from ..data.reading import MASK_THRESHOLD, binarise, decode, mask_values, read_bytes
 from ..errors import InputError
 
 _GREY = (1 / 8, 7 / 8)  # of the largest value: where none of a mask lies, but at edges that a JPEG or a resize blurred
 _MOST_GREY = 0.1  # of the pixels; small masks have long edges
 _LABELS = 32  # what is below is no grey value
+_FEW = 8  # so many values are classes; edges blurred by a resize have more
 _LONGEST_NAME = 180  # bytes; painted images are named after masks
 _NOT_IN_NAMES = set('\\:*?"<>|\n')  # on the file systems that prepared folders travel to
 
@@ -128,6 +129,12 @@ def _lesion(content: bytes, path: Path, size: int) -> NDArray[np.bool_]:
     most = values.max(initial=0)
     if not noisy and 1 < most < _LABELS:
         raise InputError(f"{path}: a label map with values to {most}; a mask has 0 and 255, or 0 and 1: convert it")
+    if not noisy and _LABELS <= most <= MASK_THRESHOLD:
+        raise InputError(f"{path}: its largest value is {most}; a mask has 0 and 255, or 0 and 1: convert it")
+    if not noisy and 2 < len(levels := np.unique(values)) <= _FEW:
+        raise InputError(
+            f"{path}: has the values {', '.join(map(str, levels))}; a mask has two: keep the one that is meant"
+        )
     grey = ((values > _GREY[0] * most) & (values < _GREY[1] * most)).mean()
     if most >= _LABELS and grey > _MOST_GREY:
         raise InputError(f"{path}: not a mask, which has 0 and 255 alone; give the masks, not the images")

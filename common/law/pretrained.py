@@ -91,7 +91,7 @@ def find_sd15(path_or_id: str | Path, parts: Sequence[str] = FOR_SD15) -> Path:
     """
     folder = Path(path_or_id).expanduser()
     if folder.is_file():
-        raise InputError(_of_one_file(folder))
+        raise InputError(of_one_file(folder, f"the folder of {SD15_REPOSITORY} with its {_SAFE} files"))
     if folder.is_dir():
         if missing := missing_files(folder, parts):
             raise InputError(f"{folder} is not all of Stable Diffusion 1.5: {_how_to_mend(missing, folder)}")
@@ -101,13 +101,11 @@ def find_sd15(path_or_id: str | Path, parts: Sequence[str] = FOR_SD15) -> Path:
     raise InputError(f"no folder {folder}: {_how_to_mend(missing_files(folder, parts), folder)}")
 
 
-def _of_one_file(path: Path) -> str:
+def of_one_file(path: Path, wanted: str) -> str:
+    """What is wrong with a file in the place of the folder that is wanted."""
     if path.suffix in _PICKLES:
-        return (
-            f"{path} is a pickle, which can run code when it is read, so it is refused; give the folder of "
-            f"{SD15_REPOSITORY} with its {_SAFE} files"
-        )
-    return f"{path} is a single file; give the folder that holds unet, vae, text_encoder and tokenizer"
+        return f"{path} is a pickle, which can run code when it is read, so it is refused; give {wanted}"
+    return f"{path} is a single file; give {wanted}"
 
 
 def _how_to_mend(missing: Sequence[str], folder: Path) -> str:

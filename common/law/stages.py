@@ -97,10 +97,8 @@ def _loaded(
                 "give its folder as --weights runs/…/model"
             )
         return build_tiny(seed, image_size)
-    if not (Path(weights) / SETTINGS).is_file():
-        if preset == SD15.name:
-            return load_sd15(weights, image_size, seed)
-        raise InputError(f"weights: {weights} holds no {SETTINGS}; give the model folder of an earlier stage")
+    if preset == SD15.name and not (Path(weights) / SETTINGS).is_file():
+        return load_sd15(weights, image_size, seed)
     parts = load_denoiser(weights, base)
     if parts.preset.name != preset:
         raise InputError(f"weights: {weights} is of the preset {parts.preset.name}, not {preset}; give --preset too")

@@ -237,7 +237,8 @@ class RunCheckpoint:
             if self.settings.get(key) != state["settings"].get(key)
         )
         if changed:
-            told = ", ".join(f"{key} {state['settings'].get(key)!r} → {self.settings.get(key)!r}" for key in changed)
+            pairs = [(key, state["settings"].get(key), self.settings.get(key)) for key in changed]
+            told = ", ".join(f"{key} {_shortened(was)} → {_shortened(now)}" for key, was, now in pairs)
             raise InputError(
                 f"{self.state_path} is a run with other settings ({told}); "
                 "name another --output_dir, or give --resume False to begin anew there"
@@ -262,3 +263,10 @@ class RunCheckpoint:
                 "start as many processes as before, or name another --output_dir"
             )
         return state
+
+
+def _shortened(value: Any) -> str:
+    # A digest tells a reader that something differs, and its beginning does so too.
+    text = repr(value)
+    is_digest = isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef")
+    return f"{text[:9]}…'" if is_digest else text

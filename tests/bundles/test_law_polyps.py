@@ -132,7 +132,7 @@ def test_a_run_does_not_go_on_upon_another_prior(warm, drawn, control, tmp_path)
         ({"trainable": "prior"}, "--objective law weighs by a mask, and a prior sees none"),
         ({"model_dtype": "half"}, "--model_dtype has to be one of float32, float16"),
         ({"loss#temperature": 0}, "temperature is 0; it must be above 0"),
-        ({"weights": "nowhere"}, r"nowhere holds no law\.json"),
+        ({"weights": "nowhere"}, r"nowhere: no such folder"),
         ({"loss#gamma": 7}, r"gamma is 7; it must lie in \[0, 1\]"),
         ({"loss#gama": 0.1}, "gama"),
         ({"steps": 3, "steps_per_epoch": 2}, "give --steps 4"),

@@ -396,6 +396,15 @@ def _labels(folder: Path) -> None:
     Image.fromarray(np.arange(1200).reshape(30, 40).astype(np.uint8) % 4).save(folder / "p.png")
 
 
+def _classes(folder: Path) -> None:
+    values = np.array([0, 127, 255], np.uint8)[np.arange(1200).reshape(30, 40) // 400]
+    Image.fromarray(values).save(folder / "p.png")
+
+
+def _dark(folder: Path) -> None:
+    Image.fromarray(np.uint8(100) * (np.arange(1200).reshape(30, 40) > 600)).save(folder / "p.png")
+
+
 def _text(folder: Path) -> None:
     (folder / "p.png").write_text("no image")
 
@@ -423,6 +432,8 @@ def _empty(folder: Path) -> None:
     [
         (_photo, "p.png: not a mask"),
         (_labels, "p.png: a label map with values to 3"),
+        (_classes, "p.png: has the values 0, 127, 255; a mask has two"),
+        (_dark, "p.png: its largest value is 100"),
         (_text, "p.png: not an image"),
         (_twice, "there is .* beside it; keep one"),
         (_odd_name, "a:b.png: this name cannot serve"),

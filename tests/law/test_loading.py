@@ -377,6 +377,22 @@ def test_a_folder_of_something_else_is_told(hub: Path) -> None:
         load_denoiser(hub)
 
 
+def test_what_is_no_folder_is_told(tmp_path: Path) -> None:
+    (tmp_path / "model.bin").write_bytes(b"")
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    for name, words in (("model.bin", "is a pickle"), ("model.safetensors", "is a single"), ("none", "no such folder")):
+        with pytest.raises(InputError, match=f"{name}.* {words}|{name}: {words}"):
+            load_denoiser(tmp_path / name)
+
+
+def test_a_pickle_beside_a_whole_control_network_is_named(tmp_path: Path) -> None:
+    save_denoiser(tmp_path / "saved", pixel_parts())
+    unet = tmp_path / "saved" / "unet" / "diffusion_pytorch_model.safetensors"
+    unet.rename(unet.with_suffix(".bin"))
+    with pytest.raises(InputError, match=r"unet/diffusion_pytorch_model\.bin is a pickle"):
+        load_denoiser(tmp_path / "saved")
+
+
 # Whole or not at all
 
 

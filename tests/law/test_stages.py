@@ -147,7 +147,7 @@ def test_a_prior_goes_on_from_a_model_without_its_control_network(controlled):
             ("sd15", "control"),
             "needs Stable Diffusion 1.5: --weights FOLDER; missing unet/config.json.* download these",
         ),
-        (("tiny", "control", "nowhere"), r"nowhere holds no law\.json"),
+        (("tiny", "control", "nowhere"), r"nowhere: no such folder; give a folder that a training"),
         (("sd15", "control", "nowhere"), "no folder nowhere: missing unet/config.json.* download these files"),
     ],
 )
