@@ -196,11 +196,9 @@ def load_denoiser(folder: str | Path, base: str | Path | None = None) -> Parts:
     parts.objective, parts.licence = (str(settings.get(key, "")) for key in ("objective", "licence"))
     parts.control_scale = float(settings["control_scale"])
     if preset.text == "clip":
+        if not base and (missing := pretrained.missing_files(folder, pretrained.ENCODERS)):
+            raise InputError(f"{folder}: missing {', '.join(missing)}; name the folder of Stable Diffusion 1.5 as base")
         parts.encoders = pretrained.find_sd15(base, pretrained.ENCODERS) if base else folder
-        if missing := pretrained.missing_files(parts.encoders, pretrained.ENCODERS):
-            raise InputError(
-                f"{parts.encoders}: missing {', '.join(missing)}; name the folder of Stable Diffusion 1.5 as base"
-            )
         _check_encoders(parts)
     return parts
 

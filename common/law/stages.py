@@ -73,7 +73,8 @@ def _given_control(control: str | Path, parts: Parts, keep_control: bool) -> Con
     wanted = {key: unet[key] for key in shared}
     wanted |= {"conditioning_channels": 3, "conditioning_embedding_out_channels": parts.preset.embedding_channels}
     for key, value in wanted.items():
-        if (own := network.config[key]) != value and (not isinstance(own, list | tuple) or list(own) != list(value)):
+        own = network.config[key]
+        if (tuple(own) if isinstance(own, list) else own) != (tuple(value) if isinstance(value, list) else value):
             raise InputError(f"control: {control}: {key} is {own}, and it has to be {value}; give one of this U-Net")
     return network
 

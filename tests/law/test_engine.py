@@ -126,7 +126,7 @@ def test_stopped_and_resumed_is_never_stopped(tmp_path, objective):
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @PARAMETERS
 def test_a_run_in_bfloat16_stays_on_its_device_and_resumes_there(tmp_path, objective, device):
-    """On a GPU sums may come in another order, so that a resumed run is near the whole one; the first losses are."""
+    """On a GPU sums may come in another order, so that there a resumed run is only near the whole one."""
     options = {"amp": True, "device": device}
     runs = [Run(tmp_path / "whole", objective, epochs=2, **options)]
     runs[0].trainer.run()
