@@ -72,9 +72,7 @@ class AggregationBridge(nn.Module):
         self.reduce = nn.Conv2d(deep_channels, channels, 1)
         group = channels // 2 + mask_channels
         self.groups = nn.ModuleList(
-            nn.Sequential(
-                ChannelNorm(group), nn.Conv2d(group, group, 3, padding=rate, dilation=rate, groups=group)
-            )
+            nn.Sequential(ChannelNorm(group), nn.Conv2d(group, group, 3, padding=rate, dilation=rate, groups=group))
             for rate in DILATIONS
         )
         total = len(DILATIONS) * group

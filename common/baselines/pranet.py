@@ -98,7 +98,8 @@ class ReverseAttention(nn.Module):
 class PraNet(nn.Module):
     """PraNet (Fan et al. 2020) on Res2Net-50: 32,547,319 parameters.
 
-    The paper's "24.2 M" is no public definition.
+    That is with the backbone's ImageNet classifier, which the public definition keeps and never calls; the paper's
+    "24.2 M" is no public definition.
 
     Args:
         in_channels: channels of the image.
@@ -113,6 +114,8 @@ class PraNet(nn.Module):
         InputError: where timm is missing.
         ValueError: where H or W is not a positive multiple of 32.
     """
+
+    idle = ("backbone.fc",)  # parameters that no output depends on
 
     def __init__(
         self, in_channels: int = 3, out_channels: int = 1, deep_supervision: bool = False, pretrained: bool = False
@@ -132,7 +135,7 @@ class PraNet(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor | list[Tensor]:
         check_size(image, "PraNet", 32)
-        features = self.backbone(image)
+        features = self._features(image)
         fine, middle, deep = (field(x) for field, x in zip(self.fields, features, strict=True))
         maps = [self.coarse(deep, middle, fine)]
         for refine, x in zip(self.refine, reversed(features), strict=True):
@@ -141,6 +144,15 @@ class PraNet(nn.Module):
             return [_resize(each, image) for each in reversed(maps)]
         return _resize(maps[-1], image)
 
+    def _features(self, image: Tensor) -> list[Tensor]:
+        net = self.backbone
+        x = net.layer1(net.maxpool(net.act1(net.bn1(net.conv1(image)))))
+        features = []
+        for layer in (net.layer2, net.layer3, net.layer4):
+            x = layer(x)
+            features.append(x)
+        return features
+
 
 def _backbone(in_channels: int, pretrained: bool) -> nn.Module:
     make_torchvision_importable()
@@ -148,6 +160,4 @@ def _backbone(in_channels: int, pretrained: bool) -> nn.Module:
         import timm
     except ImportError as error:
         raise InputError(f"PraNet needs timm ({error}); pip install -c constraints.txt -e '.[baselines]'") from None
-    return timm.create_model(
-        BACKBONE, pretrained=pretrained, in_chans=in_channels, features_only=True, out_indices=(2, 3, 4)
-    )
+    return timm.create_model(BACKBONE, pretrained=pretrained, in_chans=in_channels)
