@@ -55,7 +55,9 @@ def step(network: nn.Module, image: Tensor) -> dict[str, Tensor]:
     (logits * images(*logits.shape, seed=7).to(logits)).sum().backward()
     found = {name.removeprefix("_orig_mod."): parameter.grad for name, parameter in network.named_parameters()}
     found["image"] = image.grad
-    missing = [name for name, gradient in found.items() if gradient is None]
+    idle = tuple(getattr(network, "idle", ()))  # of a published definition, and said to be so by the network
+    missing = [name for name, gradient in found.items() if gradient is None and not name.startswith(idle)]
+    found = {name: gradient for name, gradient in found.items() if gradient is not None}
     assert not missing, f"no gradient at all reaches {missing}"
     return {"logits": logits.detach(), **found}
 
@@ -99,6 +101,8 @@ class NetworkContract(NetworkBuilder):
 
     stride = 32
     bfloat16_tolerance = 0.05
+    tolerance = TOLERANCE  # of another memory format
+    scripts = True  # else it is traced, at one size
 
     @pytest.mark.parametrize("size", [(1, 1), (1, 3), (2, 1)], ids=str)
     def test_logits_have_the_size_of_the_image(self, size: tuple[int, int]) -> None:
@@ -162,7 +166,7 @@ class NetworkContract(NetworkBuilder):
         network, image = self.trained(), self.images(2)
         expected = step(network, image)
         network, image = network.to(memory_format=torch.channels_last), image.to(memory_format=torch.channels_last)
-        assert_same_step(step(network, image), expected)
+        assert_same_step(step(network, image), expected, self.tolerance)
 
     def test_bfloat16_autocast_is_close(self) -> None:
         network, image = self.trained(), self.images(2)
@@ -177,9 +181,10 @@ class NetworkContract(NetworkBuilder):
         network = self.trained()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # torch's word on TorchScript as a whole
-            torch.jit.script(network).save(tmp_path / "network.ts")
+            frozen = torch.jit.script(network) if self.scripts else torch.jit.trace(network, self.images(2, 64, 64))
+            frozen.save(tmp_path / "network.ts")
             scripted = torch.jit.load(tmp_path / "network.ts")
-        for batch, width in ((1, 64), (2, 96)):
+        for batch, width in ((1, 64), (2, 96 if self.scripts else 64)):
             image = self.images(batch, 64, width)
             assert_close(scripted(image), network(image))
 

@@ -52,6 +52,8 @@ class MKUNet(nn.Module):
         ValueError: where H or W is not a positive multiple of 32.
     """
 
+    idle = ("heads.0.", "heads.1.", "heads.2.")  # parameters that no output depends on without deep supervision
+
     def __init__(
         self,
         in_channels: int = 3,

@@ -78,7 +78,10 @@ class PartialDecoder(nn.Module):
 
 
 class ReverseAttention(nn.Module):
-    """Refine a map by the features where it is low: ``(B, C, H, W)`` and logits of any size → logits ``(B, K, H, W)``."""
+    """Refine a map by the features where it is low.
+
+    Features ``(B, C, H, W)`` and logits ``(B, K, ·, ·)`` of any size → logits ``(B, K, H, W)``.
+    """
 
     def __init__(self, in_channels: int, channels: int, convolutions: int, kernel: int, last: int, out: int) -> None:
         super().__init__()
@@ -115,7 +118,7 @@ class PraNet(nn.Module):
         ValueError: where H or W is not a positive multiple of 32.
     """
 
-    idle = ("backbone.fc",)  # parameters that no output depends on
+    idle = ("backbone.fc.",)  # parameters that no output depends on
 
     def __init__(
         self, in_channels: int = 3, out_channels: int = 1, deep_supervision: bool = False, pretrained: bool = False
