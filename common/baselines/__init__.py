@@ -5,8 +5,9 @@ Called without arguments each is the public definition, exact in its count of pa
 
 from .ege_unet import EGEUNet
 from .mk_unet import MKUNet
+from .nnunet import NNUNetReference
 from .pranet import PraNet
 from .unet import UNet
 from .unext import UNeXt
 
-__all__ = ["EGEUNet", "MKUNet", "PraNet", "UNeXt", "UNet"]
+__all__ = ["EGEUNet", "MKUNet", "NNUNetReference", "PraNet", "UNeXt", "UNet"]

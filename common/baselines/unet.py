@@ -21,7 +21,7 @@ def _two_convolutions(in_channels: int, out_channels: int) -> nn.Sequential:
 class UNet(nn.Module):
     """The classic U-Net (Ronneberger et al. 2015) with padding and batch norm: 31,037,633 parameters.
 
-    That count is the paper's "nnUNet, 31.0 M": a plain U-Net, not what nnU-Net would configure (`nnunet_reference`).
+    That count is the paper's "nnUNet, 31.0 M": a plain U-Net, not what nnU-Net would set up (`NNUNetReference`).
 
     Args:
         in_channels: channels of the image.
