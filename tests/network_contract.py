@@ -1,8 +1,9 @@
 """What every segmentation network of the collection must keep.
 
-A test class inherits `NetworkContract`, and `ExportContract` beside it, and says how to build one network:
+A test class inherits `NetworkContract`, `ExportContract` and, for a network of ours, `CompiledContract`, and says how
+to build one:
 
-    class TestMyNet(NetworkContract, ExportContract):
+    class TestMyNet(NetworkContract, ExportContract, CompiledContract):
         def build(self):
             return MyNet()
 """
@@ -200,15 +201,6 @@ class ExportContract(NetworkBuilder):
         torch.compiler.reset()
         assert_same_step(step(torch.compile(network, backend="aot_eager", fullgraph=True), image), expected)
 
-    @pytest.mark.slow
-    @pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="needs a C++ compiler")
-    def test_compiled_code_equals_eager(self) -> None:
-        """The same through the inductor."""
-        network, image = self.trained(), self.images(2)
-        torch.compiler.reset()
-        with torch.no_grad():
-            assert_close(torch.compile(network)(image), network(image))
-
     def test_onnx_equals_eager_at_any_batch(self, tmp_path: Path) -> None:
         pytest.importorskip("onnxscript")
         onnxruntime = pytest.importorskip("onnxruntime")
@@ -228,3 +220,16 @@ class ExportContract(NetworkBuilder):
             image = self.images(batch, seed=batch)
             (logits,) = session.run(None, {"image": image.numpy()})
             assert_close(torch.from_numpy(logits), network(image).detach())
+
+
+class CompiledContract(NetworkBuilder):
+    """Law of the compiled network, minutes of a small machine: for the networks that are ours."""
+
+    @pytest.mark.slow
+    @pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="needs a C++ compiler")
+    def test_compiled_code_equals_eager(self) -> None:
+        """The same through the inductor."""
+        network, image = self.trained(), self.images(2)
+        torch.compiler.reset()
+        with torch.no_grad():
+            assert_close(torch.compile(network)(image), network(image))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import pytest
 import torch
 from torch import nn
 
 from common.baselines import EGEUNet, MKUNet, NNUNetReference, PraNet, UNet, UNeXt
 from tests.network_contract import ExportContract, NetworkContract, images, seeded
+
+TIMM = find_spec("timm") is not None  # not imported: that needs a torchvision that imports, which PraNet sees to
 
 
 class TestUNet(NetworkContract, ExportContract):
@@ -45,6 +49,7 @@ class TestNNUNetReference(NetworkContract, ExportContract):
 
     least = 2
     scripts = False
+    tolerance = 1e-4  # norms over the four pixels of the deepest stage enlarge what float32 loses
 
     def build(self) -> nn.Module:
         return NNUNetReference(channels=(4, 8, 16, 16, 16, 16))
@@ -68,7 +73,8 @@ class TestPraNet(NetworkContract, ExportContract):
     scripts = False
 
     def build(self) -> nn.Module:
-        pytest.importorskip("timm")
+        if not TIMM:
+            pytest.skip("timm is not installed")
         return PraNet()
 
 
@@ -84,15 +90,15 @@ class TestPraNet(NetworkContract, ExportContract):
     ],
 )
 def test_the_public_definition_to_the_parameter(network: type[nn.Module], arguments: dict, parameters: int) -> None:
-    if network is PraNet:
-        pytest.importorskip("timm")
+    if network is PraNet and not TIMM:
+        pytest.skip("timm is not installed")
     assert sum(each.numel() for each in network(**arguments).parameters()) == parameters
 
 
 @pytest.mark.parametrize(("network", "maps"), [(MKUNet, 4), (EGEUNet, 6), (NNUNetReference, 4), (PraNet, 4)])
 def test_deep_supervision_is_for_training_and_reaches_every_head(network: type[nn.Module], maps: int) -> None:
-    if network is PraNet:
-        pytest.importorskip("timm")
+    if network is PraNet and not TIMM:
+        pytest.skip("timm is not installed")
     with seeded(0):
         supervised = network(deep_supervision=True)
     image = images(2, 3, 64, 64)
