@@ -163,4 +163,5 @@ def _backbone(in_channels: int, pretrained: bool) -> nn.Module:
         import timm
     except ImportError as error:
         raise InputError(f"PraNet needs timm ({error}); pip install -c constraints.txt -e '.[baselines]'") from None
-    return timm.create_model(BACKBONE, pretrained=pretrained, in_chans=in_channels)
+    # Residual branches that start at nothing are timm's, not the public definition's.
+    return timm.create_model(BACKBONE, pretrained=pretrained, in_chans=in_channels, zero_init_last=False)
