@@ -15,10 +15,9 @@ from tests.bundles.drawn import SIDE, TEST
 OVERLAYS = sorted((REPOSITORY / "common" / "baselines" / "configs").glob("*.yaml"))
 
 
-@pytest.mark.parametrize("bundle", ["order_polyps", "order_brisc"])
-def test_an_overlay_says_all_that_differs(bundle: str) -> None:
+def test_an_overlay_says_all_that_differs() -> None:
     """What it replaces is there, so that a key that is renamed in a bundle cannot stay behind in an overlay."""
-    train = ConfigParser.load_config_file(REPOSITORY / bundle / "configs" / "train.yaml")
+    train = ConfigParser.load_config_file(REPOSITORY / "order_polyps" / "configs" / "train.yaml")
     for overlay in OVERLAYS:
         config = ConfigParser.load_config_file(overlay)
         assert {"network_def"} <= config.keys() <= {"network_def", "loss"}
