@@ -1,15 +1,21 @@
-"""The rows of the paper's tables 9 and 10 that are this collection's, with what the paper prints for them."""
+"""The rows of the paper's tables 7, 9 and 10, with what the paper prints for them."""
 
 from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any
 
 from torch import nn
 
+from common.baselines import EGEUNet, MKUNet, NNUNetReference, PraNet, UNet, UNeXt
 from common.errors import InputError
 from common.order import OrderNet
+
+NETWORKS: dict[str, type[nn.Module]] = {
+    network.__name__: network for network in (OrderNet, EGEUNet, MKUNet, NNUNetReference, PraNet, UNet, UNeXt)
+}
 
 
 @dataclass(frozen=True)
@@ -25,14 +31,19 @@ class Printed:
 
 @dataclass(frozen=True)
 class Configuration:
-    """One row: the arguments of `OrderNet`, and the paper's figures."""
+    """One row: a network of `NETWORKS`, its arguments, and the paper's figures."""
 
     name: str
     arguments: dict[str, Any] = field(default_factory=dict)
     printed: Printed = field(default_factory=Printed)
+    network: str = "OrderNet"
 
-    def build(self) -> OrderNet:
-        return OrderNet(**self.arguments)
+    def build(self) -> nn.Module:
+        return NETWORKS[self.network](**self.arguments)
+
+    def can_be_built(self) -> bool:
+        """Whether the packages are there that the network needs besides torch and MONAI."""
+        return self.network != "PraNet" or find_spec("timm") is not None
 
 
 BACKBONE = Configuration("backbone", {"attention_skips": ()}, Printed("26,307", "0.095", "0.230", "4356.4", "180.2"))
@@ -46,6 +57,18 @@ CONFIGURATIONS = (
     Configuration(
         "backbone + CBAM", {"skip_refinement": "cbam"}, Printed("26,663", "0.096", "0.254", "3940.1", "189.4")
     ),
+)
+EGE_WIDTHS = (16, 32, 64, 128, 192, 256)  # of the paper's row
+BASELINES = (
+    Configuration("MK-UNet, as published", {}, network="MKUNet"),
+    Configuration("EGE-UNet, as published", {}, network="EGEUNet"),
+    Configuration("EGE-UNet, the paper's size", {"channels": EGE_WIDTHS}, Printed("0.51M", "0.62"), "EGEUNet"),
+    Configuration("UNeXt", {}, network="UNeXt"),
+    Configuration("U-Net", {}, Printed("31,037,633", "109.220", "2.667", "375.0", "1901.7"), "UNet"),
+)
+HEAVY = (
+    Configuration("PraNet", {}, Printed("24.2M", "11.3"), "PraNet"),
+    Configuration("nnU-Net reference", {}, network="NNUNetReference"),
 )
 
 

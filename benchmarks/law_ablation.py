@@ -14,7 +14,8 @@ from common.files import write_json, write_with
 from common.law import TABLE_6
 
 from . import reporting
-from .law_runs import ERRORS, Outcome, checked, errors_of, painted_with, parser, run_row, spread
+from .law_runs import ERRORS, Outcome, checked, errors_of, painted_with, parser, run_row
+from .runs import spread
 
 PAPER = {
     "distillation": ("Adaptive distillation", "66.60", "stable"),

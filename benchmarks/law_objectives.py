@@ -11,7 +11,8 @@ from common.errors import reports_input_errors
 from common.files import write_json
 
 from . import reporting
-from .law_runs import ERRORS, checked, errors_of, painted_with, parser, run_ceiling, run_row, spread
+from .law_runs import ERRORS, checked, errors_of, painted_with, parser, run_ceiling, run_row
+from .runs import spread
 
 
 class Printed(NamedTuple):

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import hashlib
 import json
 import shlex
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,10 +25,19 @@ from common.law.generate import model_digest
 from common.law.presets import TINY, find_preset
 from common.settings import setting_faults
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+from .runs import (
+    OVERLAY,
+    REPOSITORY,
+    bundle_command,
+    given,
+    read_history,
+    settled_outcome,
+    spread,
+    succeeds,
+    write_outcome,
+)
+
 SEGMENTER = REPOSITORY / "order_polyps" / "configs"
-OVERLAY = "row.yaml"  # in the folder of a row: what sets it apart
-DIVERGED = "error: the loss is "  # what StopOnNonFiniteLoss says
 ERRORS = ("error on lesions", "elsewhere")
 RISE = 1.1  # of the validation error over its lowest, from which on a training counts as unstable
 
@@ -101,8 +107,8 @@ def checked(settings: argparse.Namespace) -> argparse.Namespace:
     """
     rules = {**LAW_RULES, **{key: PAINTING_RULES[key] for key in ("guidance", "control_scale")}}
     rules["sampling_steps"] = PAINTING_RULES["steps"]
-    given = ("sampling_steps", "guidance", "control_scale", "steps", "steps_per_epoch", "batch_size")
-    faults = setting_faults(_given(settings, *given), rules)
+    numbers = ("sampling_steps", "guidance", "control_scale", "steps", "steps_per_epoch", "batch_size")
+    faults = setting_faults(given(settings, *numbers), rules)
     if faults := faults or steps_faults(settings.steps, settings.steps_per_epoch):
         raise InputError("; ".join(faults))
     settings.segmenter = str(Path(settings.segmenter or _own_segmenter(settings)).resolve())
@@ -130,24 +136,19 @@ def run_row(name: str, overlay: Mapping[str, Any], seed: int, settings: argparse
     """
     folder = Path(settings.out).resolve() / f"{name}_{seed}"
     training, measuring = _training(folder, seed, settings), _measuring(folder, settings)
-    done = folder / "outcome.json"
     # The commands name files, of which the overlay is one; two tables have rows of one name.
     settled = {"commands": [training, measuring], "overlay": dict(overlay), "of": settings.of}
-    content = json.loads(done.read_text()) if done.is_file() else settled
-    if {key: content.get(key) for key in settled} != settled:
-        raise InputError(f"{folder} was begun with other settings; name another --out")
-    if "outcome" in content:
-        return Outcome(**content["outcome"])
-    write_json(done, settled)
+    if (outcome := settled_outcome(folder, settled)) is not None:
+        return Outcome(**outcome)
     write_atomically(folder / OVERLAY, yaml.safe_dump(dict(overlay), sort_keys=False).encode())
     print(f"{name}, seed {seed}: {shlex.join(training)}", flush=True)
-    diverged = not _succeeds(training, folder / "training.log")
+    diverged = not succeeds(training, folder / "training.log")
     dice = iou = None
     if not diverged:
-        _succeeds(measuring, folder / "evaluation.log")
+        succeeds(measuring, folder / "evaluation.log")
         dice, iou = _read_means(folder / "evaluation")
     outcome = Outcome(dice, iou, read_history(folder / "run" / "history.csv"), diverged)
-    write_json(done, {**settled, "outcome": vars(outcome)})
+    write_outcome(folder, settled, vars(outcome))
     return outcome
 
 
@@ -174,7 +175,7 @@ def run_ceiling(settings: argparse.Namespace) -> tuple[float, float]:
         return _read_means(folder / "evaluation")
     shutil.rmtree(folder, ignore_errors=True)
     _write_small(folder / "data", items, size)
-    _succeeds(command, folder / "evaluation.log")
+    succeeds(command, folder / "evaluation.log")
     means = _read_means(folder / "evaluation")
     write_json(record, wanted)
     return means
@@ -189,7 +190,7 @@ def _merged(settings: argparse.Namespace) -> dict[str, Any]:
 def _measuring_real(folder: Path, settings: argparse.Namespace) -> list[str]:
     options = {"dataset_dir": str(folder / "data"), "output_dir": str(folder / "evaluation")}
     options |= {"checkpoint": settings.segmenter}
-    return _bundle("evaluate", str(SEGMENTER / "evaluate.yaml"), options)
+    return bundle_command("evaluate", str(SEGMENTER / "evaluate.yaml"), options)
 
 
 def _digests(settings: argparse.Namespace) -> dict[str, str]:
@@ -245,69 +246,27 @@ def errors_of(outcomes: Sequence[Outcome]) -> tuple[str, str]:
     return lesion, background
 
 
-def read_history(path: Path) -> list[dict[str, float]]:
-    """The rows of a history, without what was not measured in an epoch; none where there is no file."""
-    if not path.is_file():
-        return []
-    with path.open(newline="") as stream:
-        return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(stream)]
-
-
-def spread(values: Sequence[float | None], scale: float = 100) -> str:
-    """Mean ± standard deviation (n − 1) of shares, in percent, or times another scale; "–" where one is missing."""
-    if not values or any(value is None for value in values):
-        return "–"
-    mean = sum(values) / len(values)
-    if len(values) == 1:
-        return f"{scale * mean:.1f}"
-    deviation = (sum((value - mean) ** 2 for value in values) / (len(values) - 1)) ** 0.5
-    return f"{scale * mean:.1f} ± {scale * deviation:.1f}"
-
-
 def _training(folder: Path, seed: int, settings: argparse.Namespace) -> list[str]:
     configs = REPOSITORY / settings.bundle / "configs"
     files = [str(configs / f"{name}.yaml") for name in ("train", *settings.overlays)] + [str(folder / OVERLAY)]
     options = {"seed": seed, "steps": settings.steps, "steps_per_epoch": settings.steps_per_epoch}
-    options |= _given(settings, "weights", "protocol", "batch_size")
+    options |= given(settings, "weights", "protocol", "batch_size")
     options |= {"dataset_dir": str(Path(settings.dataset_dir).resolve()), "output_dir": str(folder / "run")}
     options |= {"cache_dir": str(folder.parent / "cache"), "strip_images": 0}
-    return _bundle("training", str(files), options)
+    return bundle_command("training", files, options)
 
 
 def _measuring(folder: Path, settings: argparse.Namespace) -> list[str]:
     options = {"dataset_dir": str(Path(settings.dataset_dir).resolve()), "split": settings.split}
-    options |= _given(settings, "protocol", "segmenter", "guidance", "control_scale")
+    options |= given(settings, "protocol", "segmenter", "guidance", "control_scale")
     if _merged(settings)["preset"] != TINY.name:
         options["base"] = settings.weights  # which has the encoders that a run does not keep
     options |= {"checkpoint": str(folder / "run" / "model"), "output_dir": str(folder / "evaluation")}
     options |= {"steps": settings.sampling_steps}
-    return _bundle("evaluate", str(REPOSITORY / settings.bundle / "configs" / "evaluate.yaml"), options)
+    return bundle_command("evaluate", str(REPOSITORY / settings.bundle / "configs" / "evaluate.yaml"), options)
 
 
 def _read_means(folder: Path) -> tuple[float, float]:
     # Over images: what is painted is of one source, and the real images are of several.
     means = json.loads((folder / "summary.json").read_text())["all_images"]
     return means["dice"]["mean"], means["iou"]["mean"]
-
-
-def _given(settings: argparse.Namespace, *names: str) -> dict[str, Any]:
-    return {name: getattr(settings, name) for name in names if getattr(settings, name) is not None}
-
-
-def _bundle(run: str, files: str, options: Mapping[str, Any]) -> list[str]:
-    command = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", run, "--config_file", files]
-    return command + [part for key, value in options.items() for part in (f"--{key}", str(value))]
-
-
-def _succeeds(command: Sequence[str], log: Path) -> bool:
-    # False where the loss ceased to be finite; every other failure ends the table.
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as stream:
-        code = subprocess.run(command, cwd=REPOSITORY, stdout=stream, stderr=subprocess.STDOUT, check=False).returncode
-    if code == 0:
-        return True
-    said = log.read_text(errors="replace")
-    if DIVERGED in said:
-        return False
-    lines = [line for line in said.splitlines() if line.startswith("error: ")] or said.splitlines()[-1:]
-    raise InputError(f"{shlex.join(command)} failed: {lines[-1] if lines else 'it said nothing'}; see {log}")

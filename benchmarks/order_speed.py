@@ -1,7 +1,10 @@
-"""Speed and memory of inference for every ORDER configuration (the paper's table 9).
+"""Speed and memory of inference (the paper's table 9): ORDER, MK-UNet and U-Net, eager, compiled and exported.
 
-Times are taken in turns, one batch of each configuration a round, and are the medians over the rounds. They belong to
-the machine they were taken on: compare the rows with one another, not with the paper's, which are a GPU's.
+Times are taken in turns, one batch of each row a round, and are the medians over the rounds; "by eager" and "by U-Net"
+are how many times as fast a row is as the same network in eager PyTorch, and as U-Net in eager PyTorch, the median of
+the ratios within a round. They belong to the machine they were taken on: compare the rows with one another, not with
+the paper's, which are a GPU's. "other pixels" is how many of a million mask pixels a runtime sets otherwise than eager,
+with random weights on random images, where many logits are near 0.
 """
 
 from __future__ import annotations
@@ -12,30 +15,53 @@ from typing import Any
 
 from tqdm import tqdm
 
-from common.errors import reports_input_errors
+from common.errors import InputError, reports_input_errors
 
 from . import reporting
-from .configurations import CONFIGURATIONS
-from .order_memory import seconds_in_turns
+from .configurations import BACKBONE, BASELINES, CONFIGURATIONS, HEAVY, Configuration
+from .order_memory import median_ratio, seconds_in_turns
 from .peak_memory import MEBIBYTE, Step, measure
+from .runtimes import RUNTIMES
+
+ALL = {configuration.name: configuration for configuration in (*CONFIGURATIONS, *BASELINES, *HEAVY)}
+UNET = "U-Net"
+USUAL = (*(configuration.name for configuration in CONFIGURATIONS), "MK-UNet, as published", UNET)
+
+
+def _where(configuration: Configuration, runtime: str, settings: argparse.Namespace) -> dict[str, Any]:
+    common = {"form": "fused", "train": False, "device": settings.device, "channels_last": settings.channels_last}
+    request = {"arguments": configuration.arguments, "network": configuration.network, "runtime": runtime}
+    return {**request, "size": settings.size, "batch": settings.batch, **common}
+
+
+def _other_pixels(steps: dict[tuple[str, str], Step], row: tuple[str, str]) -> float:
+    # Of a million; a network is compared with itself in eager PyTorch.
+    masks = [steps[each].logits().cpu() > 0 for each in (row, (row[0], "eager"))]
+    return 1e6 * (masks[0] != masks[1]).float().mean().item()
 
 
 def collect(settings: argparse.Namespace) -> list[dict[str, Any]]:
-    """Milliseconds an image, images a second and peak memory of every configuration."""
-    common = {"form": "fused", "train": False, "device": settings.device, "channels_last": settings.channels_last}
-    where = {"size": settings.size, "batch": settings.batch, **common}
-    steps = {configuration.name: Step(configuration.arguments, **where) for configuration in CONFIGURATIONS}
+    """Milliseconds an image, images a second, peak memory, and the comparisons, of every row."""
+    runtimes = dict.fromkeys(("eager", *settings.runtimes))
+    asked = {(name, runtime): _where(ALL[name], runtime, settings) for name in settings.rows for runtime in runtimes}
+    steps = {row: Step(**request) for row, request in tqdm(asked.items(), desc="prepare", leave=False)}
     seconds = seconds_in_turns(steps, settings.rounds)
     results = []
-    for configuration in tqdm(CONFIGURATIONS, desc="memory", leave=False):
-        each = statistics.median(seconds[configuration.name]) / settings.batch
+    for row, request in tqdm(asked.items(), desc="memory", leave=False):
+        name, runtime = row
+        each = statistics.median(seconds[row]) / settings.batch
+        unet = seconds.get((UNET, "eager"))
         results.append(
             {
-                "configuration": configuration.name,
-                "parameters": sum(parameter.numel() for parameter in steps[configuration.name].network.parameters()),
+                "configuration": name,
+                "runtime": runtime,
+                "parameters": sum(parameter.numel() for parameter in steps[row].network.parameters()),
                 "milliseconds": 1000 * each,
                 "images_per_second": 1 / each,
-                "peak_bytes": int(measure(configuration.arguments, **where)["bytes"]),
+                "by_eager": median_ratio(seconds[name, "eager"], seconds[row]),
+                "by_unet": median_ratio(unet, seconds[row]) if unet else None,
+                "other_pixels": _other_pixels(steps, row),
+                "peak_bytes": int(measure(**request)["bytes"]),
             }
         )
     return results
@@ -48,19 +74,28 @@ def run(settings: argparse.Namespace) -> None:
     rows = [
         (
             result["configuration"],
+            result["runtime"],
             f"{result['parameters']:,}",
-            f"{result['milliseconds']:.3f}",
+            f"{result['milliseconds']:.2f}",
             f"{result['images_per_second']:.1f}",
+            f"{result['by_eager']:.2f}",
+            f"{result['by_unet']:.1f}" if result["by_unet"] else "–",
+            f"{result['other_pixels']:.1f}",
             f"{result['peak_bytes'] / MEBIBYTE:.1f}",
-            configuration.printed.milliseconds,
-            configuration.printed.images_per_second,
-            configuration.printed.peak_megabytes,
+            *_printed(result),
         )
-        for result, configuration in zip(results, CONFIGURATIONS, strict=True)
+        for result in results
     ]
-    header = ("configuration", "parameters", "ms/img", "img/s", "peak MiB", "paper ms", "paper img/s", "paper MB")
-    print(reporting.table(header, rows))
+    header = ("configuration", "runtime", "parameters", "ms/img", "img/s", "by eager", "by U-Net", "other pixels")
+    print(reporting.table((*header, "peak MiB", "paper ms", "paper img/s", "paper MB"), rows))
     reporting.finish(settings, head, results)
+
+
+def _printed(result: dict[str, Any]) -> tuple[str, str, str]:
+    if result["runtime"] != "eager":
+        return "", "", ""
+    printed = ALL[result["configuration"]].printed
+    return printed.milliseconds, printed.images_per_second, printed.peak_megabytes
 
 
 @reports_input_errors
@@ -68,13 +103,18 @@ def main(arguments: list[str] | None = None) -> None:
     """The command."""
     options = reporting.parser("benchmarks.order_speed", __doc__)
     reporting.add_machine_options(options)
+    options.add_argument("--rows", nargs="+", metavar="NAME", help=f"of {', '.join(map(repr, ALL))}")
+    options.add_argument("--runtimes", nargs="+", choices=RUNTIMES, default=["eager"], help="besides eager PyTorch")
     options.add_argument("--size", type=int, help="height and width; 256, or 128 with --quick")
     options.add_argument("--batch", type=int, help="images a step; 4, or 2 with --quick; the paper's memory fits 16")
     options.add_argument("--rounds", type=int, help="timed steps of each; 5, or 2 with --quick")
     options.add_argument("--channels-last", action="store_true", help="channels-last memory format")
-    options.add_argument("--quick", action="store_true", help="smaller and shorter")
+    options.add_argument("--quick", action="store_true", help="smaller and shorter; the plain backbone and ORDER alone")
     settings = options.parse_args(arguments)
     reporting.fill(settings, size=(128, 256), batch=(2, 4), rounds=(2, 5))
+    if unknown := [name for name in settings.rows or () if name not in ALL]:
+        raise InputError(f"--rows: there is no {unknown[0]!r}; there are {', '.join(map(repr, ALL))}")
+    settings.rows = settings.rows or ([BACKBONE.name, "ORDER[0, 1]"] if settings.quick else list(USUAL))
     reporting.check(settings)
     run(settings)
 

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from common.errors import InputError
-from common.order import OrderNet
 
-from .configurations import materialised
+from .configurations import NETWORKS, materialised
+from .runtimes import runner
 
 ROOT = Path(__file__).resolve().parent.parent
 MEBIBYTE = 2**20
@@ -32,9 +32,11 @@ class Step:
     """One inference or one training step of a network on a fixed random batch.
 
     Args:
-        arguments: of `OrderNet`.
-        form: ``"fused"``, or ``"materialised"`` with the N×N matrices stored.
+        arguments: of the network.
+        form: ``"fused"``, or ``"materialised"`` with ORDER's N×N matrices stored.
         train: forward, backward and AdamW; else forward alone, in eval mode without gradients.
+        network: a name of `NETWORKS`.
+        runtime: of `runtimes.RUNTIMES`; training is eager.
     """
 
     def __init__(
@@ -47,14 +49,19 @@ class Step:
         train: bool,
         device: str,
         channels_last: bool,
+        network: str = "OrderNet",
+        runtime: str = "eager",
     ) -> None:
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        network = OrderNet(**arguments)
-        network = network if form == "fused" else materialised(network)
-        self.network: nn.Module = network.train(train).to(device, memory_format=self.memory_format)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            built = NETWORKS[network](**arguments)
+        built = built if form == "fused" else materialised(built)
+        self.network: nn.Module = built.train(train).to(device, memory_format=self.memory_format)
         self.optimiser = torch.optim.AdamW(self.network.parameters()) if train else None
         self.device = device
         self.image, self.mask = self._batch(batch, size)
+        self.runner = self.network if train else runner(self.network, runtime, self.image)
 
     def _batch(self, batch: int, size: int) -> tuple[Tensor, Tensor]:
         generator = torch.Generator().manual_seed(0)
@@ -62,11 +69,15 @@ class Step:
         mask = (torch.rand(batch, 1, size, size, generator=generator) > 0.9).float()
         return image.to(self.device, memory_format=self.memory_format), mask.to(self.device)
 
+    def logits(self) -> Tensor:
+        """What the network computes of the batch, in its runtime."""
+        with torch.no_grad():
+            return self.runner(self.image)
+
     def __call__(self) -> float:
         """Do it once; the loss of a training step, else 0."""
         if self.optimiser is None:
-            with torch.no_grad():
-                self.network(self.image)
+            self.logits()
             loss = 0.0
         else:
             self.optimiser.zero_grad()
@@ -142,9 +153,9 @@ def measure(arguments: dict[str, Any], size: int, batch: int, **settings: Any) -
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"killed by signal {-done.returncode}"])[-1]
+        what = f"{request.get('network', 'OrderNet')} {arguments} ({settings['form']}) at {size}², batch {batch}"
         raise InputError(
-            f"measuring {arguments} ({settings['form']}) at {size}², batch {batch}, failed: {last}; "
-            "with too little memory, choose a smaller --batch or --size"
+            f"measuring {what}, failed: {last}; with too little memory, choose a smaller --batch or --size"
         )
     return json.loads(done.stdout.strip().splitlines()[-1])
 

@@ -6,7 +6,7 @@ Read are, at or below the folder given, in upper or lower case:
 - no_tumor/, as in its classification_task/{train,test}: images with an empty mask each.
 
 Each name tells the list, the class and the plane: brisc2025_test_00001_gl_ax_t1.jpg is of the test list, a glioma,
-axial; an item has the latter two as "class" and "plane". The release names no patient, so each image is a group alone.
+axial; an item has the latter two as "class" and "plane". The release names no patient; copies of one image are a group.
 
 Protocols over the same images, of which the first is the default; test lists are the release's and never move:
 
@@ -14,10 +14,11 @@ Protocols over the same images, of which the first is the default; test lists ar
 - `law`: those with a tumour alone (3,933 and 860);
 - `order_released`, `law_released`: the same, with every copy left where the release has it.
 
-A tenth of training is validation, by `folder.split_validation`. The release holds pictures twice, also across its two
-lists. The rule: training has no copy of what it is measured on. A copy is a near-identical picture in the sense of
-`likeness`. So images that are copies of a test image leave the training pool first; then validation is drawn; then
-copies of validation images leave training. Copies within one list stay, and the notes say how many of each there are.
+The release holds pictures twice, as they are and mirrored left to right, also across its two lists: of the 560 test
+images with a tumour at hand, more than half stand in training. The rule: training has no copy of what it is measured
+on. A copy is a near-identical picture in the sense of `likeness`, and copies of copies are copies, in one group. So
+images that are copies of a test image leave the training pool first; then a tenth of what is left is validation, by
+`folder.split_validation` over the first image of each group, whose others go with it. The notes count the copies.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from typing import Any
 
 from ..errors import InputError
 from .folder import Pair, Prepared, Split, join_faults, split_validation, write_prepared_folder
+from .grouping import join_groups
 from .likeness import near_pairs, sign_files
 from .matching import image_files, match
 
@@ -164,13 +166,11 @@ class Copies:
     Attributes:
         of_test: training images left out for a copy in test.
         tests: the test images concerned.
-        of_validation: training images left out for a copy in validation.
-        within_test: pairs of copies among the test images, which stay.
+        within_test: test images that are copies of another one there; they stay.
     """
 
     of_test: int
     tests: int
-    of_validation: int
     within_test: int
 
 
@@ -185,22 +185,20 @@ def split_without_copies(
         seed: of the validation list.
         description: of the protocol.
     """
-    copies: dict[str, set[str]] = {name: set() for name in items}
-    for one, other in links:
-        if one in items and other in items:
-            copies[one].add(other)
-            copies[other].add(one)
+    links = [(one, other) for one, other in links if one in items and other in items]
+    groups = join_groups({name: name for name in items}, links)
     test = {name for name in items if _part(name) == "test"}
-    of_test = {name for name in items if name not in test and copies[name] & test}
-    pool = [name for name in items if name not in test and name not in of_test]
-    by_image = {items[name]["image"]: name for name in pool}
-    parts = split_validation([items[name] for name in pool], seed)
-    training, validation = ({by_image[item["image"]] for item in part} for part in parts)
-    of_validation = {name for name in training if copies[name] & validation}
-    within = sum(len(copies[name] & test) for name in test) // 2
-    concerned = {other for name in of_test for other in copies[name] & test}
-    split = Split(sorted(training - of_validation), sorted(test), sorted(validation), description)
-    return split, Copies(len(of_test), len(concerned), len(of_validation), within)
+    of_test = [group for group in groups if not test.isdisjoint(group)]
+    pool = {items[group[0]]["image"]: group for group in groups if test.isdisjoint(group)}
+    parts = split_validation([items[group[0]] for group in pool.values()], seed)
+    training, validation = ([name for item in part for name in pool[item["image"]]] for part in parts)
+    left_out = [group for group in of_test if not test.issuperset(group)]
+    copies = Copies(
+        of_test=sum(len(set(group) - test) for group in left_out),
+        tests=sum(len(test.intersection(group)) for group in left_out),
+        within_test=sum(len(test.intersection(group)) - 1 for group in of_test),
+    )
+    return Split(sorted(training), sorted(test), sorted(validation), description), copies
 
 
 def protocols_of(
@@ -213,9 +211,8 @@ def protocols_of(
         own = {name: items[name] for name in names}
         splits[protocol], copies = split_without_copies(own, links, seed, _DESCRIPTIONS[protocol])
         notes.append(
-            f"{protocol}: {copies.of_test} training images left out as copies of {copies.tests} test images, "
-            f"{copies.of_validation} more as copies of validation images; "
-            f"{copies.within_test} pairs of copies stay within test"
+            f"{protocol}: {copies.of_test} training images left out as copies of {copies.tests} test images; "
+            f"{copies.within_test} test images are copies of others there and stay"
         )
     for protocol, names in chosen.items():
         lists = {part: [name for name in names if _part(name) == part] for part in ("train", "test")}
@@ -257,10 +254,13 @@ def prepare_brisc(out: str | Path, folder: str | Path, *, seed: int = 0, progres
     if faults:
         raise join_faults(faults, str(folder))
 
-    def protocols(directory: Path, items: Mapping[str, Mapping[str, Any]]) -> dict[str, Split]:
+    def protocols(directory: Path, items: Mapping[str, dict[str, Any]]) -> dict[str, Split]:
         names = list(items)
         signatures = sign_files([directory / items[name]["image"] for name in names], progress)
         links = [(names[i], names[j]) for i, j in near_pairs(signatures)]
+        for group in join_groups({name: name for name in names}, links):
+            for name in group:
+                items[name]["group"] = group[0]
         splits, said = protocols_of(items, links, seed)
         notes.extend(said)
         return splits

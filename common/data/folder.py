@@ -209,7 +209,7 @@ def _room_for(out: str | Path) -> Iterator[None]:
 def write_prepared_folder(
     out: str | Path,
     pairs: Iterable[Pair],
-    protocols: Mapping[str, Split] | Callable[[Path, Mapping[str, Mapping[str, Any]]], Mapping[str, Split]],
+    protocols: Mapping[str, Split] | Callable[[Path, Mapping[str, dict[str, Any]]], Mapping[str, Split]],
     *,
     name: str,
     labels: Mapping[str, str] | None = None,
@@ -226,7 +226,8 @@ def write_prepared_folder(
         out: a new or empty folder.
         pairs: read one by one, so a generator keeps the memory small.
         protocols: lists by name; the first is the default and becomes `dataset.json`. Or a function that makes them
-            once all pairs are written, where they depend on the images: of the folder and its items by `Pair.name`.
+            once all pairs are written, where they depend on the images: of the folder and its items by `Pair.name`,
+            whose "group" it may set.
         name: of the dataset.
         labels: what the mask's values mean; a background and a lesion if not given.
         licence: the terms of the images, in a line.

@@ -11,7 +11,7 @@ from scipy.stats import wilcoxon
 from ..errors import InputError
 from .intervals import Bootstrap, Sample, estimate
 from .records import METRICS, ImageRecord, in_order
-from .summary import SIZE_BINS, by_source, groups_of, in_bin, size_bins
+from .summary import SIZE_BINS, by_kind, by_source, groups_of, in_bin, size_bins
 
 Pair = tuple[ImageRecord, ImageRecord]
 
@@ -25,8 +25,8 @@ def paired(a: Sequence[ImageRecord], b: Sequence[ImageRecord], names: tuple[str,
     """Pair the records of two models image by image.
 
     Raises:
-        InputError: unless both hold the same images with the same source, group, evaluated size, NSD tolerance and
-            label area (to 1e-6 of the image); the text names the first differences.
+        InputError: unless both hold the same images with the same source, group, kinds, evaluated size, NSD tolerance
+            and label area (to 1e-6 of the image); the text names the first differences.
     """
     left, right = ({record.image: record for record in records} for records in (a, b))
     for only, name in ((left.keys() - right.keys(), names[0]), (right.keys() - left.keys(), names[1])):
@@ -36,7 +36,7 @@ def paired(a: Sequence[ImageRecord], b: Sequence[ImageRecord], names: tuple[str,
                 "evaluate both models on one test list"
             )
     pairs = [(record, right[record.image]) for record in in_order(a)]
-    for what in ("source", "group", "height", "width", "nsd_tolerance"):
+    for what in ("source", "group", "kinds", "height", "width", "nsd_tolerance"):
         if unlike := {x.image for x, y in pairs if getattr(x, what) != getattr(y, what)}:
             raise InputError(f"{names[0]} and {names[1]} differ in the {what} of {_named(unlike)}; evaluate both alike")
     if unlike := {x.image for x, y in pairs if abs(x.area - y.area) > 1e-6}:
@@ -85,7 +85,7 @@ def compare_models(
     """Compare model B with model A on the same images, as plain numbers, lists and dicts.
 
     For each measure, one row for the mean over sources (no test there: it is no mean of images), all images,
-    each source and each lesion-size bin: both means, the mean difference B − A with its bootstrap interval
+    each source, lesion-size bin and kind: both means, the mean difference B − A with its bootstrap interval
     (by image, and by group where groups repeat), on how many images B is better and worse, and the two-sided
     Wilcoxon signed-rank p. For HD95 an image counts where both models have a value.
 
@@ -97,10 +97,17 @@ def compare_models(
     sources = by_source([x for x, _ in pairs])
     parts = {name: [pair for pair in pairs if pair[0].source == name] for name in sources}
     sizes = [(name, [pair for pair in pairs if in_bin(pair[0], *span)]) for name, *span in size_bins(bins)]
+    other = {x.image: y for x, y in pairs}
+    kinds = [
+        (f"{kind} {value}", [(x, other[x.image]) for x in part])
+        for kind, values in by_kind([x for x, _ in pairs]).items()
+        for value, part in values.items()
+    ]
+    named = [("all images", pairs), *parts.items(), *sizes, *kinds]
     metrics = {}
     for metric in METRICS:
         rows = [_row("mean of sources", list(parts.values()), metric, settings, test=False)]
-        rows += [_row(name, [part], metric, settings) for name, part in [("all images", pairs), *parts.items(), *sizes]]
+        rows += [_row(name, [part], metric, settings) for name, part in named]
         metrics[metric] = rows
     return {
         "format": 1,

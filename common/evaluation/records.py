@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ class ImageRecord:
     `area` and `pred_area` are the shares of the image that label and prediction cover; `confidence` is the mean
     probability over the predicted lesion (NaN without a prediction or without probabilities); `height` and
     `width` are those of the evaluated masks, in whose pixels `hd95` and `nsd_tolerance` (that of `nsd`) are given.
+    `kinds` is what else is known of the image, as {"plane": "axial"}: a column of the table each.
     """
 
     image: str
@@ -39,6 +40,7 @@ class ImageRecord:
     nsd: float
     nsd_tolerance: float
     confidence: float
+    kinds: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def label_empty(self) -> bool:
@@ -49,8 +51,14 @@ class ImageRecord:
         return self.pred_area == 0
 
 
-_TYPES = {field.name: {"str": str, "int": int, "float": float}[str(field.type)] for field in fields(ImageRecord)}
+_TYPES = {
+    each.name: {"str": str, "int": int, "float": float}[str(each.type)]
+    for each in fields(ImageRecord)
+    if each.name != "kinds"
+}
 _FLAGS = ("label_empty", "pred_empty")
+COLUMNS = frozenset((*_TYPES, *_FLAGS))
+"""Names that a kind cannot have."""
 
 
 def in_order(records: Iterable[ImageRecord]) -> list[ImageRecord]:
@@ -60,13 +68,14 @@ def in_order(records: Iterable[ImageRecord]) -> list[ImageRecord]:
 
 def write_records(path: str | Path, records: Iterable[ImageRecord]) -> None:
     """Write `per_image.csv`: a header, one line an image in the order of `in_order`, an undefined number left blank."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [*_TYPES, *_FLAGS], lineterminator="\n")
+    text, records = io.StringIO(), in_order(records)
+    kinds = sorted({name for record in records for name in record.kinds})
+    writer = csv.DictWriter(text, [*_TYPES, *_FLAGS, *kinds], lineterminator="\n")
     writer.writeheader()
-    for record in in_order(records):
+    for record in records:
         row: dict[str, Any] = {name: getattr(record, name) for name in _TYPES}
         row = {name: "" if isinstance(value, float) and math.isnan(value) else value for name, value in row.items()}
-        writer.writerow(row | {flag: int(getattr(record, flag)) for flag in _FLAGS})
+        writer.writerow(row | {flag: int(getattr(record, flag)) for flag in _FLAGS} | dict(record.kinds))
     write_atomically(path, text.getvalue().encode())
 
 
@@ -104,4 +113,5 @@ def _record(path: Path, number: int, line: dict[str, str | None]) -> ImageRecord
             values[name] = math.nan if kind is float and not text else kind(text)
         except ValueError:
             raise InputError(f"{path}, line {number}: {name} is {text!r}, not a number; write the file anew") from None
-    return ImageRecord(**values)
+    kinds = {name: text for name, text in line.items() if name not in COLUMNS and isinstance(text, str) and text}
+    return ImageRecord(**values, kinds=kinds)

@@ -20,7 +20,7 @@ from .boundary import hausdorff95, surface_dice
 from .figures import Case, chosen_cases, draw_cases, draw_sizes, make_case
 from .intervals import Bootstrap
 from .overlap import image_dice, image_iou, image_name
-from .records import ImageRecord, in_order, write_records
+from .records import COLUMNS, ImageRecord, in_order, write_records
 from .summary import SIZE_BINS, by_source, size_bins, summarise
 from .tables import summary_table
 
@@ -87,6 +87,7 @@ class SegmentationReport:
         tolerance: of the surface Dice, in pixels of the evaluated size.
         cases: how many best, median and worst cases to draw for each source; 0 draws nothing.
         image_key, label_key, pred_key, probability_key, source_key, group_key: the keys named above.
+        kinds: more entries of the batch's items, such as "class" or "plane", by each value of which to report.
         show: called with the finished table.
 
     Raises:
@@ -111,6 +112,7 @@ class SegmentationReport:
         probability_key: str = "probability",
         source_key: str = "source",
         group_key: str = "group",
+        kinds: Sequence[str] = (),
         show: Callable[[str], Any] = print,
     ) -> None:
         size_bins(bins)
@@ -119,6 +121,7 @@ class SegmentationReport:
             ("confidence", confidence, 0 < confidence < 1),
             ("tolerance", tolerance, 0 <= tolerance < math.inf),
             ("cases", cases, cases >= 0),
+            ("kinds", kinds, not isinstance(kinds, str) and not COLUMNS.intersection(kinds)),
         ):
             if not good:
                 raise InputError(f"{name} of SegmentationReport cannot be {value!r}")
@@ -127,7 +130,7 @@ class SegmentationReport:
         self.settings = Bootstrap(bootstrap, seed, confidence)
         self.bins, self.tolerance, self.cases, self.show = tuple(bins), tolerance, cases, show
         self.keys = {"image": image_key, "label": label_key, "pred": pred_key, "probability": probability_key}
-        self.source_key, self.group_key = source_key, group_key
+        self.source_key, self.group_key, self.kinds = source_key, group_key, tuple(kinds)
         self._reset()
         check_writable(self.output_dir)
 
@@ -191,6 +194,7 @@ class SegmentationReport:
             width=pred.shape[-1],
             nsd_tolerance=float(self.tolerance),
             confidence=_confidence(tensors["probability"], pred),
+            kinds={kind: str(given[kind]) for kind in self.kinds if given.get(kind) is not None},
             **measured,
         )
         return record, case

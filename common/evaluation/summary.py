@@ -22,6 +22,7 @@ RULES = {
     "missed": "images with a lesion of which the prediction touches no pixel (Dice 0)",
     "false_alarms": "images without a lesion in which the prediction marks one",
     "sizes": "share of the image that the label covers, from <= share < to; images without a lesion are in no bin",
+    "kinds": "the images of each kind, such as a class or a plane, where the records tell it",
     "intervals": "percentile bootstrap, each source resampled on its own; by_group draws whole groups",
 }
 
@@ -54,6 +55,16 @@ def by_source(records: Sequence[ImageRecord]) -> dict[str, list[ImageRecord]]:
     """The records of each source, sources in alphabetical order."""
     return {
         name: [record for record in records if record.source == name] for name in sorted({r.source for r in records})
+    }
+
+
+def by_kind(records: Sequence[ImageRecord]) -> dict[str, dict[str, list[ImageRecord]]]:
+    """For each kind that is known of an image, such as its plane: the records of each of its values, in order."""
+    names = sorted({name for record in records for name in record.kinds})
+    values = {name: sorted({record.kinds[name] for record in records if name in record.kinds}) for name in names}
+    return {
+        name: {value: [record for record in records if record.kinds.get(name) == value] for value in values[name]}
+        for name in names
     }
 
 
@@ -125,5 +136,9 @@ def summarise(
         "sizes": [
             {"name": name, "from": start, "to": end, **_row([part], settings)} for name, start, end, part in parts
         ],
+        "kinds": {
+            name: {value: _row([part], settings) for value, part in parts.items()}
+            for name, parts in by_kind(records).items()
+        },
         "without_empty": main if len(lesions) == len(records) else _section(lesions, settings),
     }

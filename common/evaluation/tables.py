@@ -52,6 +52,8 @@ def summary_table(summary: dict[str, Any]) -> str:
     where = f"at {size[0]} × {size[1]} px" if size else "at mixed sizes"
     rows = [["", "images", *_heads(summary), "no HD95", "missed"], *_sources(summary), [""]]
     rows += [["by lesion size (share of the image)"], *(_line(part["name"], part) for part in summary["sizes"])]
+    for kind, parts in summary.get("kinds", {}).items():
+        rows += [[""], [f"by {kind}"], *(_line(value, part) for value, part in parts.items())]
     if empty := summary["images_without_lesion"]:
         rows += [[""], ["without the images that have no lesion"], *_sources(summary["without_empty"])]
     lines = [f"{summary['images']} images {where}", "", *align(rows), ""]

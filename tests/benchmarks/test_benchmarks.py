@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,8 +17,14 @@ from benchmarks.configurations import BACKBONE, CONFIGURATIONS
 from benchmarks.order_memory import LIMIT, median_ratio, seconds_in_turns
 from benchmarks.peak_memory import MEBIBYTE, measure
 from benchmarks.reporting import table
+from benchmarks.runtimes import runner
+from common.data.phantoms import draw_phantom
+from common.order import OrderNet
+from common.weights import load_weights
+from tests.network_contract import COMPILERS
 
 REPOSITORY = Path(__file__).parents[2]
+SPEED_ROWS = ("ORDER[0, 1]", "MK-UNet, as published", "U-Net")
 WIDTH = 64  # two heads of 32
 TOKENS = {0: 16**2, 1: 32**2, 2: 64**2, 3: 128**2}  # of each skip at 256²
 
@@ -135,9 +142,16 @@ def test_complexity_writes_the_figures_known_of_the_method(complexity: dict) -> 
     assert {name: found[name] for name in known} == known
 
 
+def test_the_papers_count_of_unet_takes_its_transposed_convolutions_four_times(complexity: dict) -> None:
+    (unet,) = (row for row in complexity["results"] if row["configuration"] == "U-Net")
+    transposed = sum(2 * 4 * deep * (deep // 2) * (16 * 1024 // deep) ** 2 for deep in (1024, 512, 256, 128))
+    assert f"{(unet['convolutions'] + 3 * transposed) / 1e9:.3f}" == unet["paper"]["gflops"]
+
+
 def test_complexity_prints_the_command_and_the_machine(capsys, monkeypatch) -> None:
     monkeypatch.setattr(order_complexity, "CONFIGURATIONS", (BACKBONE,))
-    monkeypatch.setattr(order_complexity, "OTHER_READINGS", ())
+    for others in ("OTHER_READINGS", "BASELINES", "HEAVY"):
+        monkeypatch.setattr(order_complexity, others, ())
     order_complexity.main(["--size", "64"])
     first, second = capsys.readouterr().out.splitlines()[:2]
     assert first == "benchmarks.order_complexity size=64"
@@ -161,7 +175,8 @@ def test_fused_attention_takes_a_twentieth_of_the_materialised_memory() -> None:
 @pytest.mark.parametrize("command", [order_memory, order_speed], ids=lambda module: module.__name__)
 def test_the_command_prints_and_writes_what_it_measured(command, tmp_path: Path, capsys) -> None:
     file = tmp_path / "figures.json"
-    command.main(["--size", "64", "--batch", "2", "--rounds", "1", "--out", str(file)])
+    chosen = [] if command is order_memory else ["--rows", *SPEED_ROWS, "--runtimes", "torchscript", "onnx"]
+    command.main(["--size", "64", "--batch", "2", "--rounds", "1", "--out", str(file), *chosen])
     report, printed = json.loads(file.read_text()), capsys.readouterr().out
     assert report["command"] in printed
     assert report["parameters"]["batch"] == 2
@@ -170,5 +185,45 @@ def test_the_command_prints_and_writes_what_it_measured(command, tmp_path: Path,
         assert set(report["results"]["peak_bytes"]) == {"backbone", "fused", "materialised"}
         assert report["results"]["limits_kept"] is None
     else:
-        assert [row["configuration"] for row in report["results"]] == [row.name for row in CONFIGURATIONS]
-        assert all(row["peak_bytes"] > 0 and row["milliseconds"] > 0 for row in report["results"])
+        rows = report["results"]
+        wanted = [(name, runtime) for name in SPEED_ROWS for runtime in ("eager", "torchscript", "onnx")]
+        assert [(row["configuration"], row["runtime"]) for row in rows] == wanted
+        assert all(row["peak_bytes"] > 0 and row["milliseconds"] > 0 for row in rows)
+        assert all(row["by_eager"] == 1 and row["other_pixels"] == 0 for row in rows if row["runtime"] == "eager")
+        assert all(row["by_unet"] > 0 and row["other_pixels"] < 1000 for row in rows)
+
+
+@pytest.mark.parametrize(
+    "runtime",
+    [
+        "torchscript",
+        "onnx",
+        pytest.param(
+            "compiled",
+            marks=[
+                pytest.mark.slow,
+                pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="needs a C++ compiler"),
+            ],
+        ),
+    ],
+)
+def test_the_shipped_weights_draw_the_same_masks_in_every_runtime(runtime: str) -> None:
+    """On drawn polyps: no pixel differs but where the logit is 0 to the digits that float32 keeps."""
+    if runtime == "onnx":
+        pytest.importorskip("onnxruntime")
+        pytest.importorskip("onnxscript")
+    network = load_weights(OrderNet(), REPOSITORY / "order_polyps" / "models" / "model.pt").eval()
+    pictures = [draw_phantom(seed).image for seed in range(4)]
+    images = torch.stack([torch.from_numpy(picture.copy()).permute(2, 0, 1) / 255 for picture in pictures])
+    with torch.no_grad():
+        logits, other = network(images), runner(network, runtime, images)(images)
+    assert (logits > 0).any() and not (logits > 0).all()
+    assert (logits - other).abs().max() < 1e-3
+    assert not ((logits > 0) != (other > 0))[logits.abs() > 1e-4].any()
+
+
+def test_an_unknown_row_is_told(capsys) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        order_speed.main(["--rows", "W-Net"])
+    assert stopped.value.code == 2
+    assert "'W-Net'; there are 'backbone'" in capsys.readouterr().err

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any, ClassVar
 
+import pytest
 import torch
 from monai.bundle import ConfigParser
 
@@ -34,6 +35,12 @@ class SegmenterContract(BundleContract):
         for name in self.aliases:
             parser = ConfigParser(ConfigParser.load_config_file(self.config(name)))
             parser.get_parsed_content("network_def").load_state_dict(weights, strict=True)
+
+    def test_the_network_is_the_reported_one(self):
+        weights = read_checkpoint(self.root / "models" / "model.pt")
+        buffers = ("running_mean", "running_var", "num_batches_tracked")
+        assert sum(value.numel() for name, value in weights.items() if not name.endswith(buffers)) == 42_265
+        assert "42,265 parameters" in self.metadata()["description"]
 
     def test_network_takes_and_gives_what_metadata_says(self, warm):
         """Of one config; the weights that ship fit the network of each."""
@@ -65,6 +72,29 @@ class SegmenterContract(BundleContract):
         image = self.example()
         with torch.no_grad():
             assert torch.allclose(exported(image), eager(image), atol=1e-5)
+
+    @pytest.mark.slow
+    def test_export_to_onnx_computes_the_same(self, warm, tmp_path):
+        pytest.importorskip("onnxscript")
+        onnxruntime = pytest.importorskip("onnxruntime")
+        ended = warm.bundle(
+            "onnx_export",
+            "network_def",
+            cwd=REPOSITORY,
+            filepath=tmp_path / "model.onnx",
+            ckpt_file=self.root / "models" / "model.pt",
+            meta_file=self.root / "configs" / "metadata.json",
+            config_file=self.config("inference"),
+        )
+        assert ended.code == 0, ended.err
+        session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+        (given,) = session.get_inputs()
+        eager = ConfigParser(ConfigParser.load_config_file(self.config("inference"))).get_parsed_content("network_def")
+        eager.load_state_dict(read_checkpoint(self.root / "models" / "model.pt"))
+        image = self.example()[:1]
+        (logits,) = session.run(None, {given.name: image.numpy()})
+        with torch.no_grad():
+            assert torch.allclose(torch.from_numpy(logits), eager.eval()(image), atol=1e-3)
 
     def example(self) -> torch.Tensor:
         """Two inputs of the network, of the shape that metadata says."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from common.data.brisc import RELEASED, find_images, parse_name, prepare_brisc, protocols_of, split_without_copies
 from common.data.folder import read_datalist, split_validation
@@ -112,7 +112,7 @@ def test_names_tell_or_they_do_not():
         assert parse_name(stem) is None
 
 
-def test_copies_of_test_and_validation_images_leave_training_and_are_counted(tmp_path, write):
+def test_copies_of_test_images_leave_training_and_those_of_validation_images_go_with_them(tmp_path, write):
     raw = tmp_path / "raw"
     fill(write, raw, plain)
     of_test, other = (f"brisc2025_train_{i}_gl_ax_t1" for i in ("00900", "00901"))
@@ -121,19 +121,26 @@ def test_copies_of_test_and_validation_images_leave_training_and_are_counted(tmp
     for number in range(len(TUMOURS["train"])):  # a copy of each, in another format
         name = f"brisc2025_train_{902 + number:05d}_me_co_t1"
         write(number, raw / f"train/images/{name}.png", raw / f"train/masks/{name}.png", "RGB")
+    mirrored = raw / "train/images/brisc2025_train_00899_gl_ax_t1.png"
+    write(NAMES.index(TUMOURS["test"][1]), mirrored, raw / "train/masks" / mirrored.name)
+    ImageOps.mirror(Image.open(mirrored)).save(mirrored)
     notes = prepare_brisc(tmp_path / "out", raw, progress=False).notes
     report = verify(tmp_path / "out", progress=False)
-    for protocol, left_out in (("order", {of_test, other}), ("law", {of_test})):
+    for protocol, left_out in (("order", {of_test, other, mirrored.stem}), ("law", {of_test, mirrored.stem})):
         assert report.across[protocol] == {"identical": {}, "near-identical": {}}
         lists, whole = (lists_of(tmp_path / "out", name) for name in (protocol, f"{protocol}_released"))
         assert lists["test"] == whole["test"]
-        gone = {*whole["training"], *whole["validation"]} - {*lists["training"], *lists["validation"]}
-        assert left_out <= gone
-        assert len(gone) > len(left_out)  # copies of validation images
-        said = f"{protocol}: {len(left_out)} training images left out as copies of {len(left_out)} test images, "
-        assert f"{said}{len(gone - left_out)} more as copies of validation images; 0 pairs" in "\n".join(notes)
+        assert {*whole["training"], *whole["validation"]} - {*lists["training"], *lists["validation"]} == left_out
+        number = len(left_out)
+        said = f"{protocol}: {number} training images left out as copies of {number} test images; 0 test images are"
+        assert said in "\n".join(notes)
     shared = [pairs for kind in report.across["order_released"].values() for pairs in kind.values()]
     assert sum(map(len, shared)) > 2
+    groups = {item["group"] for item in read_datalist(tmp_path / "out", "order_released", "test")}
+    pool = [
+        item for key in ("training", "validation") for item in read_datalist(tmp_path / "out", "order_released", key)
+    ]
+    assert {Path(item["image"]).stem for item in pool if item["group"] in groups} == {of_test, other, mirrored.stem}
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -147,11 +154,16 @@ def test_no_link_crosses_the_lists_and_nothing_leaves_without_one(seed):
     assert all(side[a] == side[b] for a, b in links if a in side and b in side)
     assert [name for name in names if side.get(name) == "test"] == names[80:]
     left_out = set(names) - set(side)
-    partners = {name: {*(b for a, b in links if a == name), *(a for a, b in links if b == name)} for name in left_out}
-    assert all(any(side.get(other) in ("test", "validation") for other in own) for own in partners.values())
-    of_test = {name for name in left_out if any(side.get(other) == "test" for other in partners[name])}
-    assert (copies.of_test, copies.of_validation) == (len(of_test), len(left_out) - len(of_test))
-    assert copies.within_test == len({frozenset(pair) for pair in links if set(pair) <= set(names[80:])})
+    reached = {name: {name} for name in names[80:]}  # by a chain of links, of each test image
+    for _ in links:
+        for own in reached.values():
+            own |= {name for pair in links if own.intersection(pair) for name in pair}
+    test = set(names[80:])
+    assert left_out == set().union(*reached.values()) - test
+    assert copies.of_test == len(left_out)
+    assert copies.tests == sum(not own <= test for own in reached.values())
+    assert copies.within_test == len(test) - len({frozenset(own & test) for own in reached.values()})
+    assert 0 < len(split.validation) < len(split.training)
 
 
 def test_without_copies_it_is_the_fixed_split():

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from common.data import likeness
 from common.data.likeness import CORRELATION, near_pairs, signature
@@ -33,6 +33,13 @@ def test_pairs_are_those_that_correlate(monkeypatch):
 def test_a_picture_saved_twice_is_known(tmp_path, mode, size):
     grey(3).convert(mode).resize(size, Image.Resampling.BICUBIC).save(tmp_path / "a.jpg", quality=80)
     assert near_pairs([signature(grey(3)), signature(grey(4)), signature(Image.open(tmp_path / "a.jpg"))]) == [(0, 2)]
+
+
+def test_a_picture_and_its_mirror_image_are_one_and_turned_ones_are_not(monkeypatch):
+    monkeypatch.setattr(likeness, "_BLOCK", 2)
+    mirrored, upside_down = ImageOps.mirror(grey(3)), ImageOps.flip(grey(3))
+    pictures = [grey(3), upside_down, grey(4), mirrored, grey(3).transpose(Image.Transpose.ROTATE_90)]
+    assert near_pairs([signature(picture) for picture in pictures]) == [(0, 3)]
 
 
 def test_light_and_contrast_do_not_matter():

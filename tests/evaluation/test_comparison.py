@@ -55,6 +55,18 @@ def test_swapping_the_models_mirrors_everything():
                     np.testing.assert_allclose(one["difference"][interval], mirrored, atol=1e-12)
 
 
+def test_kinds_are_compared_each_for_itself_and_must_agree():
+    def planes(records, first="axial"):
+        return [replace(each, kinds={"plane": "coronal" if i % 4 else first}) for i, each in enumerate(records)]
+
+    found = rows(compare_models(planes(model(1)), planes(model(2)), bootstrap=QUICK))
+    assert (found["plane axial"]["difference"]["n"], found["plane coronal"]["difference"]["n"]) == (6, 18)
+    weights = {name: found[name]["difference"]["n"] * found[name]["difference"]["mean"] for name in found}
+    assert weights["plane axial"] + weights["plane coronal"] == pytest.approx(weights["all images"])
+    with pytest.raises(InputError, match="kinds of images/00"):
+        compare_models(planes(model(1)), planes(model(2), first="sagittal"), bootstrap=QUICK)
+
+
 def test_a_model_does_not_differ_from_itself():
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -110,6 +110,22 @@ def test_images_outside_the_root_keep_their_whole_path(drawn, tmp_path):
     assert names == {Path(item["image"]).as_posix() for item in items[:2]}
 
 
+def test_an_items_kinds_are_reported_where_it_has_them(drawn, tmp_path):
+    root, items = drawn
+    told = [item | ({"plane": "axial" if i else "coronal"} if i < 5 else {}) for i, item in enumerate(items)]
+    evaluator(told[:5], [report(tmp_path / "told", root, kinds=("plane", "class"))]).run()
+    records = read_records(tmp_path / "told" / "per_image.csv")
+    assert sorted(record.kinds["plane"] for record in records) == ["axial"] * 4 + ["coronal"]
+    summary = json.loads((tmp_path / "told" / "summary.json").read_text())
+    assert {plane: row["images"] for plane, row in summary["kinds"]["plane"].items()} == {"axial": 4, "coronal": 1}
+    evaluator(items[:5], [report(tmp_path / "untold", root)]).run()
+    untold = read_records(tmp_path / "untold" / "per_image.csv")
+    assert [(r.image, r.dice) for r in untold] == [(r.image, r.dice) for r in records]
+    for wrong in (["dice"], "plane"):
+        with pytest.raises(InputError, match="kinds"):
+            report(tmp_path, root, kinds=wrong)
+
+
 def test_two_processes_write_what_one_writes(drawn, evaluated, tmp_path):
     # 13 images on two ranks: the sampler repeats one to fill up, and it must not count twice
     root, _ = drawn

@@ -89,6 +89,26 @@ def test_images_without_lesion_are_counted_and_taken_out():
     assert summary["without_empty"]["all_images"] == only["all_images"] == only["without_empty"]["all_images"]
 
 
+def test_each_kind_of_image_has_its_own_figures(tmp_path):
+    records = [
+        record("1.png", 0.8, kinds={"class": "glioma", "plane": "axial"}),
+        record("2.png", 0.6, kinds={"class": "glioma", "plane": "coronal"}),
+        record("3.png", 0.1, kinds={"class": "pituitary", "plane": "coronal"}),
+        record("4.png", 1.0, area=0, pred_area=0.0, kinds={"class": "none"}),
+    ]
+    write_records(tmp_path / "per_image.csv", records)
+    summary = summarise(read_records(tmp_path / "per_image.csv"), bootstrap=QUICK)
+    found = {
+        kind: {value: (row["images"], row["dice"]["mean"]) for value, row in values.items()}
+        for kind, values in summary["kinds"].items()
+    }
+    assert found["class"] == {"glioma": (2, pytest.approx(0.7)), "none": (1, 1.0), "pituitary": (1, 0.1)}
+    assert found["plane"] == {"axial": (1, 0.8), "coronal": (2, pytest.approx(0.35))}
+    table = summary_table(summary)
+    assert all(text in table for text in ("by class", "by plane", "pituitary"))
+    assert summarise(some_records(), bootstrap=QUICK)["kinds"] == {}
+
+
 def test_equal_group_names_of_two_sources_are_two_groups():
     records = [record(f"{s}{i}.png", 0.5 + i / 10, s, group="seq_1") for s in "ab" for i in range(3)]
     summary = summarise(records, bootstrap=QUICK)

@@ -8,10 +8,10 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from common.order import BidirectionalSkipAttention, OrderNet
-from tests.network_contract import ExportContract, NetworkContract, images, seeded
+from tests.network_contract import CompiledContract, ExportContract, NetworkContract, images, seeded
 
 
-class TestOrderNet(NetworkContract, ExportContract):
+class TestOrderNet(NetworkContract, ExportContract, CompiledContract):
     def build(self) -> nn.Module:
         return OrderNet()
 

@@ -1,0 +1,191 @@
+"""ORDER beside other segmenters, other attention and other skips (the paper's tables 7, 8 and 10), at one budget.
+
+Every row is trained by the bundle's commands with the same recipe, epochs, size, data and seeds; a network whose own
+paper trains it with another loss keeps that. The model kept is the best epoch on validation. The same command goes on
+where it was stopped. Table 10 is measured on validation, which also chose the epoch: read it for the order of rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from monai.bundle import ConfigParser
+
+from common.data import fingerprint
+from common.data.folder import KEYS
+from common.errors import InputError, reports_input_errors
+from common.files import write_atomically, write_json
+from common.settings import setting_faults
+
+from . import reporting
+from .order_complexity import measure
+from .runs import (
+    OVERLAY,
+    REPOSITORY,
+    bundle_command,
+    given,
+    read_history,
+    settled_outcome,
+    spread,
+    succeeds,
+    write_outcome,
+)
+from .segmenter_rows import LIGHT, ROWS, TABLES
+
+Outcome = dict[str, Any]
+
+
+def run_row(name: str, seed: int, settings: argparse.Namespace) -> Outcome:
+    """Train and measure a row, or go on where an earlier call was stopped.
+
+    Returns the means over sources, shares, as "dice" and "iou" (None where the training diverged), "without_empty" (the
+    Dice over the images that have a lesion), "sources" (Dice by source) and "best_epoch" (by validation).
+
+    Raises:
+        InputError: if a command fails for another reason than a loss that is not finite.
+    """
+    folder = Path(settings.out).resolve() / f"{name}_{seed}"
+    training, measuring = _training(name, folder, seed, settings), _measuring(name, folder, settings)
+    settled = {"commands": [training, measuring], "changes": dict(ROWS[name].changes), "of": settings.of}
+    if (outcome := settled_outcome(folder, settled)) is not None:
+        return outcome
+    write_atomically(folder / OVERLAY, yaml.safe_dump(dict(ROWS[name].changes), sort_keys=False).encode())
+    print(f"{name}, seed {seed}: {shlex.join(training)}", flush=True)
+    outcome = {"dice": None, "iou": None, "without_empty": None, "sources": {}, "best_epoch": None}
+    if succeeds(training, folder / "training.log"):
+        succeeds(measuring, folder / "evaluation.log")
+        outcome = _read(folder)
+    write_outcome(folder, settled, outcome)
+    return outcome
+
+
+def _read(folder: Path) -> Outcome:
+    summary = json.loads((folder / "evaluation" / "summary.json").read_text())
+    means, lesions = summary["mean_over_sources"], summary["without_empty"]["mean_over_sources"]
+    epochs = [row for row in read_history(folder / "run" / "history.csv") if "val_mean_dice" in row]
+    return {
+        "dice": means["dice"]["mean"],
+        "iou": means["iou"]["mean"],
+        "without_empty": lesions["dice"]["mean"],
+        "sources": {name: row["dice"]["mean"] for name, row in summary["sources"].items()},
+        "best_epoch": int(max(epochs, key=lambda row: row["val_mean_dice"])["epoch"]),
+    }
+
+
+def _configs(settings: argparse.Namespace, *names: str) -> list[str]:
+    return [str(REPOSITORY / settings.bundle / "configs" / f"{name}.yaml") for name in names]
+
+
+def _training(name: str, folder: Path, seed: int, settings: argparse.Namespace) -> list[str]:
+    recipe = _configs(settings, "train", *settings.recipe)
+    options = {"dataset_dir": str(Path(settings.dataset_dir).resolve()), "output_dir": str(folder / "run")}
+    options |= {"recipe": f"table_{name}", "seed": seed, "epochs": settings.epochs}
+    options |= given(settings, "protocol", "batch_size", "image_size", "val_interval", "learning_rate")
+    return bundle_command("training", [*recipe, *ROWS[name].files, str(folder / OVERLAY)], options)
+
+
+def _measuring(name: str, folder: Path, settings: argparse.Namespace) -> list[str]:
+    options = {"dataset_dir": str(Path(settings.dataset_dir).resolve()), "output_dir": str(folder / "evaluation")}
+    options |= {"checkpoint": str(folder / "run" / "model.pt"), "split": settings.split}
+    options |= given(settings, "protocol", "image_size")
+    return bundle_command(
+        "evaluate", [*_configs(settings, "evaluate"), *ROWS[name].files, str(folder / OVERLAY)], options
+    )
+
+
+def checked(settings: argparse.Namespace) -> argparse.Namespace:
+    """The options, once nothing in them is wrong that can be known before a training.
+
+    Raises:
+        InputError: for a value out of range, an unknown bundle or recipe, or an empty list.
+    """
+    settings.rows = settings.rows or list(TABLES[settings.table])
+    settings.split = settings.split or ("validation" if settings.table == 10 else "test")
+    for path in _configs(settings, "train", "evaluate", *settings.recipe):
+        if not Path(path).is_file():
+            raise InputError(f"--bundle, --recipe: there is no {path}")
+    merged = ConfigParser.load_config_files(_configs(settings, "train", *settings.recipe))
+    for name in ("batch_size", "image_size", "val_interval", "learning_rate"):
+        if getattr(settings, name) is None:
+            setattr(settings, name, merged[name])
+    numbers = given(settings, "epochs", "batch_size", "image_size", "val_interval", "learning_rate")
+    if faults := setting_faults(numbers):
+        raise InputError("; ".join(faults))
+    evaluating = ConfigParser.load_config_files(_configs(settings, "evaluate"))
+    configs = json.dumps([dict(merged), dict(evaluating)], sort_keys=True, default=str)
+    settings.of = {
+        "configs": hashlib.sha256(configs.encode()).hexdigest(),
+        "data": fingerprint(settings.dataset_dir, settings.protocol, ("training", "validation", settings.split)),
+    }
+    return settings
+
+
+def _cells(name: str, outcomes: list[Outcome], settings: argparse.Namespace) -> tuple[str, ...]:
+    row, counted = ROWS[name], measure(ROWS[name].configuration)
+    sources = sorted({source for each in outcomes for source in each["sources"]})
+    printed = row.dice.get("development" if settings.table == 10 else settings.bundle, "–")
+    return (
+        row.label,
+        f"{counted['parameters']:,}",
+        f"{counted['convolutions'] / 1e9:.3f}",
+        f"{counted['algorithm'] / 1e9:.3f}",
+        spread([each["dice"] for each in outcomes]),
+        spread([each["iou"] for each in outcomes]),
+        spread([each["without_empty"] for each in outcomes]),
+        ", ".join(f"{source} {spread([each['sources'].get(source) for each in outcomes])}" for source in sources),
+        printed,
+    )
+
+
+def show(outcomes: Mapping[str, list[Outcome]], settings: argparse.Namespace) -> str:
+    """The table, with its budget below it."""
+    header = ("row", "parameters", "conv. G", "with attention G", "Dice", "IoU", "Dice, lesions", "by source", "paper")
+    rows = [_cells(name, own, settings) for name, own in outcomes.items() if own]
+    budget = (
+        f"{settings.bundle}, {' + '.join(['train', *settings.recipe])}, {settings.epochs} epochs, "
+        f"{settings.image_size}², batches of {settings.batch_size}, learning rate {settings.learning_rate:g}, "
+        f"validated every {settings.val_interval}, seeds {', '.join(map(str, settings.seeds))}; "
+        f"measured on {settings.split}"
+    )
+    return f"{reporting.table(header, rows)}\n\n{budget}\nDice and IoU in percent, means of the sources' means"
+
+
+@reports_input_errors
+def main(arguments: list[str] | None = None) -> None:
+    """The command."""
+    options = argparse.ArgumentParser(
+        prog="python -m benchmarks.order_tables",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    options.add_argument("--table", type=int, choices=sorted(TABLES), required=True)
+    options.add_argument("--dataset_dir", required=True, help="a prepared folder")
+    options.add_argument("--out", required=True, metavar="FOLDER", help="a folder a run; given again, it goes on there")
+    options.add_argument("--bundle", default="order_polyps")
+    options.add_argument("--recipe", nargs="*", default=["recipe_best"], help="the bundle's configs over train.yaml")
+    options.add_argument("--rows", nargs="+", choices=list(ROWS), help=f"all of the table; light are {' '.join(LIGHT)}")
+    options.add_argument("--seeds", type=int, nargs="+", default=[0])
+    options.add_argument("--epochs", type=int, default=20, help="of each training (20)")
+    for name, kind in (("batch_size", int), ("image_size", int), ("val_interval", int), ("learning_rate", float)):
+        options.add_argument(f"--{name}", type=kind, help="the recipe's own if not given")
+    options.add_argument("--protocol", help="of the folder; its default if not given")
+    options.add_argument("--split", choices=KEYS, help="test, or for table 10 validation")
+    settings = checked(options.parse_args(arguments))
+    head = reporting.heading("benchmarks.order_tables", settings)
+    outcomes: dict[str, list[Outcome]] = {name: [] for name in settings.rows}
+    for seed in settings.seeds:  # every row has one seed before any has two
+        for name in settings.rows:
+            outcomes[name].append(run_row(name, seed, settings))
+            write_json(f"{settings.out}/table_{settings.table}.json", {**head, "results": outcomes})
+    print(f"\n{show(outcomes, settings)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""The networks of tables 7 and 10: the contract of every network, and their exact size."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+import pytest
+import torch
+from torch import nn
+
+from common.baselines import EGEUNet, MKUNet, NNUNetReference, PraNet, UNet, UNeXt
+from tests.network_contract import ExportContract, NetworkContract, images, seeded
+
+TIMM = find_spec("timm") is not None  # not imported: that needs a torchvision that imports, which PraNet sees to
+
+
+class TestUNet(NetworkContract, ExportContract):
+    """Narrow, so that it is tested in seconds, and a stage deeper, so that its stride is that of the others."""
+
+    scripts = False
+
+    def build(self) -> nn.Module:
+        return UNet(channels=(4, 8, 16, 32, 64, 128))
+
+
+class TestMKUNet(NetworkContract, ExportContract):
+    scripts = False
+
+    def build(self) -> nn.Module:
+        return MKUNet()
+
+
+class TestEGEUNet(NetworkContract, ExportContract):
+    scripts = False
+
+    def build(self) -> nn.Module:
+        return EGEUNet()
+
+
+class TestUNeXt(NetworkContract, ExportContract):
+    scripts = False
+
+    def build(self) -> nn.Module:
+        return UNeXt()
+
+
+class TestNNUNetReference(NetworkContract, ExportContract):
+    """Narrow, so that it is tested in seconds."""
+
+    least = 2
+    scripts = False
+    tolerance = 1e-4  # norms over the four pixels of the deepest stage enlarge what a short format loses
+    bfloat16_tolerance = 0.1
+
+    def build(self) -> nn.Module:
+        return NNUNetReference(channels=(4, 8, 16, 16, 16, 16))
+
+    def test_an_image_that_leaves_nothing_to_normalise_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="32x32"):
+            self.build()(self.images(1, 32, 32))
+
+
+class TestGreyToThreeClasses(NetworkContract):
+    in_channels = 1
+    out_channels = 3
+    scripts = False
+    tolerance = 1e-4  # of gradients of some hundreds, summed in another order
+
+    def build(self) -> nn.Module:
+        return EGEUNet(1, 3)
+
+
+class TestPraNet(NetworkContract, ExportContract):
+    scripts = False
+
+    def build(self) -> nn.Module:
+        if not TIMM:
+            pytest.skip("timm is not installed")
+        return PraNet()
+
+
+@pytest.mark.parametrize(
+    ("network", "arguments", "parameters"),
+    [
+        (UNet, {}, 31_037_633),
+        (MKUNet, {}, 27_384),
+        (EGEUNet, {}, 53_374),
+        (EGEUNet, {"channels": (16, 32, 64, 128, 192, 256)}, 514_702),
+        (UNeXt, {}, 1_471_921),
+        (PraNet, {}, 32_547_319),
+    ],
+)
+def test_the_public_definition_to_the_parameter(network: type[nn.Module], arguments: dict, parameters: int) -> None:
+    if network is PraNet and not TIMM:
+        pytest.skip("timm is not installed")
+    assert sum(each.numel() for each in network(**arguments).parameters()) == parameters
+
+
+@pytest.mark.parametrize(("network", "maps"), [(MKUNet, 4), (EGEUNet, 6), (NNUNetReference, 4), (PraNet, 4)])
+def test_deep_supervision_is_for_training_and_reaches_every_head(network: type[nn.Module], maps: int) -> None:
+    if network is PraNet and not TIMM:
+        pytest.skip("timm is not installed")
+    with seeded(0):
+        supervised = network(deep_supervision=True)
+    image = images(2, 3, 64, 64)
+    logits = supervised(image)
+    assert len(logits) == maps and all(each.shape == (2, 1, 64, 64) for each in logits)
+    sum(each.square().sum() for each in logits).backward()
+    silent = [name for name, each in supervised.named_parameters() if each.grad is None]
+    assert all(name.startswith("backbone.fc.") for name in silent)
+    with seeded(0):
+        plain = network().eval()
+    supervised.zero_grad()
+    kept = plain.state_dict().keys()  # MONAI's network has no coarser heads where nothing asks for them
+    plain.load_state_dict({name: value for name, value in supervised.state_dict().items() if name in kept})
+    with torch.no_grad():
+        assert torch.equal(supervised.eval()(image), plain(image))

@@ -1,0 +1,84 @@
+"""The tables about ORDER, at toy size: every row's settings, and that a table goes on where it was stopped."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from monai.bundle import ConfigParser
+
+from benchmarks import order_tables
+from benchmarks.segmenter_rows import ROWS, TABLES
+from tests.bundles.contract import REPOSITORY
+from tests.bundles.drawn import SIDE, draw_prepared
+
+TINY = ["--image_size", str(SIDE), "--batch_size", "2", "--val_interval", "1"]
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    data = draw_prepared(tmp_path_factory.mktemp("tables") / "data")
+    return ["--dataset_dir", str(data), "--epochs", "1", *TINY]
+
+
+def test_every_row_is_in_a_table_or_can_be_asked_for() -> None:
+    assert {name for names in TABLES.values() for name in names} <= ROWS.keys()
+
+
+@pytest.mark.parametrize("name", sorted(ROWS))
+def test_a_bundle_builds_the_network_that_is_counted(name: str) -> None:
+    """The configs of a row, merged, and the configuration whose parameters the table shows."""
+    if name == "pranet" and find_spec("timm") is None:
+        pytest.skip("timm is not installed")
+    row = ROWS[name]
+    train = [str(REPOSITORY / "order_polyps" / "configs" / f"{each}.yaml") for each in ("train", "recipe_best")]
+    parser = ConfigParser(ConfigParser.load_config_files([*train, *row.files]))
+    parser.update(dict(row.changes))
+    built = parser.get_parsed_content("network_def")
+    counted = row.configuration.build()
+    assert type(built) is type(counted)
+    # Heads that only a deeply supervised training has are not counted.
+    heads = {n: p.shape for n, p in built.named_parameters() if not n.startswith("deep_supervision_heads.")}
+    assert heads == {n: p.shape for n, p in counted.named_parameters()}
+
+
+@pytest.mark.slow
+def test_a_table_is_trained_measured_and_goes_on(given: list[str], tmp_path: Path, capsys) -> None:
+    out = tmp_path / "table"
+    command = ["--table", "7", *given, "--out", str(out), "--rows"]
+    order_tables.main([*command, "order"])
+    first = (out / "order_0" / "outcome.json").read_bytes()
+    order_tables.main([*command, "order", "ege_unet_small"])
+    said = capsys.readouterr().out
+    assert "42,265" in said and "53,374" in said and "76.3 ± 1.9" in said and "1 epochs" in said
+    assert (out / "order_0" / "outcome.json").read_bytes() == first
+    results = json.loads((out / "table_7.json").read_text())["results"]
+    assert results.keys() == {"order", "ege_unet_small"}
+    for (outcome,) in results.values():
+        assert 0 <= outcome["dice"] <= 1 and outcome["best_epoch"] == 1 and outcome["sources"].keys() == {"drawn"}
+    with pytest.raises(SystemExit) as ended:
+        order_tables.main([*command, "order", "--learning_rate", "0.1"])
+    assert ended.value.code == 2
+    assert "begun with other settings" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (["--epochs", "0"], "--epochs has to be a whole number, 1 or more"),
+        (["--image_size", "100"], "--image_size has to be a multiple of 32"),
+        (["--val_interval", "2"], "nothing would be validated"),
+        (["--bundle", "order_hearts"], "there is no"),
+        (["--recipe", "best"], "there is no"),
+        (["--protocol", "grouped"], "no protocol 'grouped'"),
+    ],
+    ids=str,
+)
+def test_what_is_wrong_is_told_before_any_training(given: list[str], tmp_path: Path, capsys, more, told: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        order_tables.main(["--table", "8", *given, "--out", str(tmp_path / "table"), *more])
+    assert ended.value.code == 2
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "table").exists()
