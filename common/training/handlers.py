@@ -95,7 +95,7 @@ class StopOnNonFiniteLoss:
 class TensorBoardOverlays:
     """Write the first images of each validation, with prediction and truth blended in, to TensorBoard.
 
-    The evaluator's output holds decollated dicts with "image" ``(3, H, W)`` in [0, 1], "pred" and "label"
+    The evaluator's output holds decollated dicts with "image" ``(1 or 3, H, W)`` in [0, 1], "pred" and "label"
     ``(1, H, W)`` binary; their sizes may differ. `count` images a validation, shown at `size` pixels a side.
     """
 
@@ -120,6 +120,7 @@ class TensorBoardOverlays:
             if len(self._shown) >= self.count:
                 return
             image, label, pred = (self._thumbnail(item[key]) for key in ("image", "label", "pred"))
+            image = image.expand(3, -1, -1)
             layers = [
                 blend_images(image, mask, alpha=0.4, cmap=colours, transparent_background=True)
                 for mask, colours in ((label, "summer"), (pred, "autumn"))

@@ -174,10 +174,11 @@ def test_tracking_by_mlflow_stays_in_the_folder_of_the_run(train, tmp_path, monk
     assert len(client.get_metric_history(run.info.run_id, "train_loss")) == 4
 
 
-def test_overlays_take_images_of_several_sizes(tmp_path):
+@pytest.mark.parametrize("channels", [1, 3])
+def test_overlays_take_images_of_several_sizes_grey_or_in_colour(tmp_path, channels):
     evaluator = Engine(
         lambda engine, sides: [
-            {"image": torch.rand(3, *side), "label": torch.ones(1, *side), "pred": torch.zeros(1, *side)}
+            {"image": torch.rand(channels, *side), "label": torch.ones(1, *side), "pred": torch.zeros(1, *side)}
             for side in sides
         ]
     )
