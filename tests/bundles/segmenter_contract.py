@@ -51,24 +51,30 @@ class SegmenterContract(BundleContract):
         assert ended.code == 0, ended.err
         assert "verified with no error" in ended.out
 
-    def test_export_to_torchscript_computes_the_same(self, warm, tmp_path):
+    def export(self, warm, command: str, file: Path) -> torch.nn.Module:
+        """Write the shipped weights to `file` by MONAI's command; the eager network with the same weights."""
+        weights = self.root / "models" / "model.pt"
         ended = warm.bundle(
-            "ckpt_export",
+            command,
             "network_def",
             cwd=REPOSITORY,
-            filepath=tmp_path / "model.ts",
-            ckpt_file=self.root / "models" / "model.pt",
+            filepath=file,
+            ckpt_file=weights,
             meta_file=self.root / "configs" / "metadata.json",
             config_file=self.config("inference"),
         )
         assert ended.code == 0, ended.err
+        parser = ConfigParser(ConfigParser.load_config_file(self.config("inference")))
+        eager = parser.get_parsed_content("network_def").eval()
+        eager.load_state_dict(read_checkpoint(weights))
+        return eager
+
+    def test_export_to_torchscript_computes_the_same(self, warm, tmp_path):
+        eager = self.export(warm, "ckpt_export", tmp_path / "model.ts")
         files = {"metadata.json": "", "inference.json": ""}
         exported = torch.jit.load(tmp_path / "model.ts", _extra_files=files).eval()
         assert json.loads(files["metadata.json"])["version"] == self.metadata()["version"]
         assert json.loads(files["inference.json"])["network_def"]
-        parser = ConfigParser(ConfigParser.load_config_file(self.config("inference")))
-        eager = parser.get_parsed_content("network_def").eval()
-        eager.load_state_dict(read_checkpoint(self.root / "models" / "model.pt"))
         image = self.example()
         with torch.no_grad():
             assert torch.allclose(exported(image), eager(image), atol=1e-5)
@@ -77,24 +83,13 @@ class SegmenterContract(BundleContract):
     def test_export_to_onnx_computes_the_same(self, warm, tmp_path):
         pytest.importorskip("onnxscript")
         onnxruntime = pytest.importorskip("onnxruntime")
-        ended = warm.bundle(
-            "onnx_export",
-            "network_def",
-            cwd=REPOSITORY,
-            filepath=tmp_path / "model.onnx",
-            ckpt_file=self.root / "models" / "model.pt",
-            meta_file=self.root / "configs" / "metadata.json",
-            config_file=self.config("inference"),
-        )
-        assert ended.code == 0, ended.err
+        eager = self.export(warm, "onnx_export", tmp_path / "model.onnx")
         session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
         (given,) = session.get_inputs()
-        eager = ConfigParser(ConfigParser.load_config_file(self.config("inference"))).get_parsed_content("network_def")
-        eager.load_state_dict(read_checkpoint(self.root / "models" / "model.pt"))
         image = self.example()[:1]
         (logits,) = session.run(None, {given.name: image.numpy()})
         with torch.no_grad():
-            assert torch.allclose(torch.from_numpy(logits), eager.eval()(image), atol=1e-3)
+            assert torch.allclose(torch.from_numpy(logits), eager(image), atol=1e-3)
 
     def example(self) -> torch.Tensor:
         """Two inputs of the network, of the shape that metadata says."""
