@@ -104,6 +104,7 @@ class NetworkContract(NetworkBuilder):
     least = 1  # strides that one side has to have
     bfloat16_tolerance = 0.05
     tolerance = TOLERANCE  # of another memory format
+    dtype_of_formats = torch.float32  # in which memory formats are compared
     scripts = True  # else it is traced, at one size
 
     @pytest.mark.parametrize("size", [(1, 1), (1, 3), (2, 1)], ids=str)
@@ -165,7 +166,7 @@ class NetworkContract(NetworkBuilder):
     def test_channels_last_changes_nothing(self) -> None:
         # In eval mode: torch's batch norm sums a channels-last batch in float32 (an NCHW one in float64), which
         # moves the batch statistics by up to 1e-3 and has nothing to do with the network.
-        network, image = self.trained(), self.images(2)
+        network, image = self.trained().to(self.dtype_of_formats), self.images(2).to(self.dtype_of_formats)
         expected = step(network, image)
         network, image = network.to(memory_format=torch.channels_last), image.to(memory_format=torch.channels_last)
         assert_same_step(step(network, image), expected, self.tolerance)
