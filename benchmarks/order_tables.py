@@ -10,33 +10,22 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import shlex
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
 from monai.bundle import ConfigParser
 
 from common.data import fingerprint
 from common.data.folder import KEYS
 from common.errors import InputError, reports_input_errors
-from common.files import write_atomically, write_json
+from common.files import write_json
 from common.settings import setting_faults
 
-from . import reporting
+from . import reporting, runs
 from .order_complexity import measure
-from .runs import (
-    OVERLAY,
-    REPOSITORY,
-    bundle_command,
-    given,
-    read_history,
-    settled_outcome,
-    spread,
-    succeeds,
-    write_outcome,
-)
+from .runs import OVERLAY, REPOSITORY, bundle_command, given, read_history, spread
 from .segmenter_rows import LIGHT, ROWS, TABLES
 
 Outcome = dict[str, Any]
@@ -53,20 +42,12 @@ def run_row(name: str, seed: int, settings: argparse.Namespace) -> Outcome:
     """
     folder = Path(settings.out).resolve() / f"{name}_{seed}"
     training, measuring = _training(name, folder, seed, settings), _measuring(name, folder, settings)
-    settled = {"commands": [training, measuring], "changes": dict(ROWS[name].changes), "of": settings.of}
-    if (outcome := settled_outcome(folder, settled)) is not None:
-        return outcome
-    write_atomically(folder / OVERLAY, yaml.safe_dump(dict(ROWS[name].changes), sort_keys=False).encode())
-    print(f"{name}, seed {seed}: {shlex.join(training)}", flush=True)
-    outcome = {"dice": None, "iou": None, "without_empty": None, "sources": {}, "best_epoch": None}
-    if succeeds(training, folder / "training.log"):
-        succeeds(measuring, folder / "evaluation.log")
-        outcome = _read(folder)
-    write_outcome(folder, settled, outcome)
-    return outcome
+    return runs.run_row(folder, training, measuring, ROWS[name].changes, settings.of, partial(_read, folder))
 
 
-def _read(folder: Path) -> Outcome:
+def _read(folder: Path, diverged: bool) -> Outcome:
+    if diverged:
+        return {"dice": None, "iou": None, "without_empty": None, "sources": {}, "best_epoch": None}
     summary = json.loads((folder / "evaluation" / "summary.json").read_text())
     means, lesions = summary["mean_over_sources"], summary["without_empty"]["mean_over_sources"]
     epochs = [row for row in read_history(folder / "run" / "history.csv") if "val_mean_dice" in row]
@@ -132,7 +113,7 @@ def _cells(name: str, outcomes: list[Outcome], settings: argparse.Namespace) -> 
     sources = sorted({source for each in outcomes for source in each["sources"]})
     printed = row.dice.get("development" if settings.table == 10 else settings.bundle, "–")
     return (
-        row.label,
+        row.name,
         f"{counted['parameters']:,}",
         f"{counted['convolutions'] / 1e9:.3f}",
         f"{counted['algorithm'] / 1e9:.3f}",
@@ -154,7 +135,8 @@ def show(outcomes: Mapping[str, list[Outcome]], settings: argparse.Namespace) ->
         f"validated every {settings.val_interval}, seeds {', '.join(map(str, settings.seeds))}; "
         f"measured on {settings.split}"
     )
-    return f"{reporting.table(header, rows)}\n\n{budget}\nDice and IoU in percent, means of the sources' means"
+    key = "Dice and IoU in percent, means of the sources' means; the paper's nnUNet is U-Net, its MK-UNet the backbone"
+    return f"{reporting.table(header, rows)}\n\n{budget}\n{key}"
 
 
 @reports_input_errors
