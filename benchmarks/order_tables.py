@@ -65,11 +65,14 @@ def _configs(settings: argparse.Namespace, *names: str) -> list[str]:
 
 
 def _training(name: str, folder: Path, seed: int, settings: argparse.Namespace) -> list[str]:
-    recipe = _configs(settings, "train", *settings.recipe)
+    files = [*_configs(settings, "train", *settings.recipe), *ROWS[name].files, str(folder / OVERLAY)]
+    if settings.processes > 1:
+        files += _configs(settings, "multi_gpu_train")
     options = {"dataset_dir": str(Path(settings.dataset_dir).resolve()), "output_dir": str(folder / "run")}
     options |= {"recipe": f"table_{name}", "seed": seed, "epochs": settings.epochs}
-    options |= given(settings, "protocol", "batch_size", "image_size", "val_interval", "learning_rate")
-    return bundle_command("training", [*recipe, *ROWS[name].files, str(folder / OVERLAY)], options)
+    options |= given(settings, "protocol", "image_size", "val_interval", "learning_rate")
+    options["batch_size"] = settings.batch_size // settings.processes  # a process's own
+    return bundle_command("training", files, options, settings.processes)
 
 
 def _measuring(name: str, folder: Path, settings: argparse.Namespace) -> list[str]:
@@ -99,6 +102,8 @@ def checked(settings: argparse.Namespace) -> argparse.Namespace:
     numbers = given(settings, "epochs", "batch_size", "image_size", "val_interval", "learning_rate")
     if faults := setting_faults(numbers):
         raise InputError("; ".join(faults))
+    if settings.processes < 1 or settings.batch_size % settings.processes:
+        raise InputError(f"--processes has to divide the batch of {settings.batch_size}; got {settings.processes}")
     evaluating = ConfigParser.load_config_files(_configs(settings, "evaluate"))
     configs = json.dumps([dict(merged), dict(evaluating)], sort_keys=True, default=str)
     settings.of = {
@@ -129,9 +134,10 @@ def show(outcomes: Mapping[str, list[Outcome]], settings: argparse.Namespace) ->
     """The table, with its budget below it."""
     header = ("row", "parameters", "conv. G", "with attention G", "Dice", "IoU", "Dice, lesions", "by source", "paper")
     rows = [_cells(name, own, settings) for name, own in outcomes.items() if own]
+    shared = f" shared by {settings.processes} processes" if settings.processes > 1 else ""
     budget = (
         f"{settings.bundle}, {' + '.join(['train', *settings.recipe])}, {settings.epochs} epochs, "
-        f"{settings.image_size}², batches of {settings.batch_size}, learning rate {settings.learning_rate:g}, "
+        f"{settings.image_size}², batches of {settings.batch_size}{shared}, learning rate {settings.learning_rate:g}, "
         f"validated every {settings.val_interval}, seeds {', '.join(map(str, settings.seeds))}; "
         f"measured on {settings.split}"
     )
@@ -157,6 +163,7 @@ def main(arguments: list[str] | None = None) -> None:
     options.add_argument("--epochs", type=int, default=20, help="of each training (20)")
     for name, kind in (("batch_size", int), ("image_size", int), ("val_interval", int), ("learning_rate", float)):
         options.add_argument(f"--{name}", type=kind, help="the recipe's own if not given")
+    options.add_argument("--processes", type=int, default=1, help="that share a training's batches; one a GPU")
     options.add_argument("--protocol", help="of the folder; its default if not given")
     options.add_argument("--split", choices=KEYS, help="test, or for table 10 validation")
     settings = checked(options.parse_args(arguments))

@@ -27,10 +27,11 @@ def given(settings: argparse.Namespace, *names: str) -> dict[str, Any]:
     return {name: getattr(settings, name) for name in names if getattr(settings, name) is not None}
 
 
-def bundle_command(run: str, files: str | Sequence[str], options: Mapping[str, Any]) -> list[str]:
-    """``python -m monai.bundle run RUN --config_file FILES --key value …``."""
+def bundle_command(run: str, files: str | Sequence[str], options: Mapping[str, Any], processes: int = 1) -> list[str]:
+    """``python -m monai.bundle run RUN --config_file FILES --key value …``, under torchrun for several processes."""
     shown = files if isinstance(files, str) else str(list(files))
-    command = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", run, "--config_file", shown]
+    several = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
+    command = [sys.executable, "-W", "ignore", *several, "-m", "monai.bundle", "run", run, "--config_file", shown]
     return command + [part for key, value in options.items() for part in (f"--{key}", str(value))]
 
 
