@@ -58,11 +58,21 @@ CONFIGURATIONS = (
         "backbone + CBAM", {"skip_refinement": "cbam"}, Printed("26,663", "0.096", "0.254", "3940.1", "189.4")
     ),
 )
-EGE_WIDTHS = (16, 32, 64, 128, 192, 256)  # of the paper's row
+# The paper's SE and CBAM counts also fit skips {1, 2} with reduction 4, and CBAM's 0.096 G fits only there.
+OTHER_READINGS = tuple(
+    Configuration(
+        f"backbone + {kind.upper()}, skips [2, 1], reduction 4",
+        {"skip_refinement": kind, "attention_skips": (2, 1), "refinement_reduction": 4},
+        Printed(parameters, gflops),
+    )
+    for kind, parameters, gflops in (("se", "26,467", "0.095"), ("cbam", "26,663", "0.096"))
+)
 BASELINES = (
     Configuration("MK-UNet, as published", {}, network="MKUNet"),
-    Configuration("EGE-UNet, as published", {}, network="EGEUNet"),
-    Configuration("EGE-UNet, the paper's size", {"channels": EGE_WIDTHS}, Printed("0.51M", "0.62"), "EGEUNet"),
+    Configuration("EGE-UNet, as published", {"channels": (8, 16, 24, 32, 48, 64)}, network="EGEUNet"),
+    Configuration(
+        "EGE-UNet, the paper's size", {"channels": (16, 32, 64, 128, 192, 256)}, Printed("0.51M", "0.62"), "EGEUNet"
+    ),
     Configuration("UNeXt", {}, network="UNeXt"),
     Configuration("U-Net", {}, Printed("31,037,633", "109.220", "2.667", "375.0", "1901.7"), "UNet"),
 )
@@ -70,6 +80,7 @@ HEAVY = (
     Configuration("PraNet", {}, Printed("24.2M", "11.3"), "PraNet"),
     Configuration("nnU-Net reference", {}, network="NNUNetReference"),
 )
+ALL = {each.name: each for each in (*CONFIGURATIONS, *OTHER_READINGS, *BASELINES, *HEAVY)}
 
 
 def materialised(network: OrderNet) -> nn.Module:

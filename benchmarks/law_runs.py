@@ -5,19 +5,17 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from monai.bundle import ConfigParser
 
 from common.data import Pair, Split, fingerprint, read_datalist, write_prepared_folder
 from common.errors import InputError
-from common.files import write_atomically, write_json
+from common.files import write_json
 from common.law import load_denoiser
 from common.law.cache import read_mask, read_picture
 from common.law.checks import LAW_RULES, PAINTING_RULES, steps_faults
@@ -25,17 +23,8 @@ from common.law.generate import model_digest
 from common.law.presets import TINY, find_preset
 from common.settings import setting_faults
 
-from .runs import (
-    OVERLAY,
-    REPOSITORY,
-    bundle_command,
-    given,
-    read_history,
-    settled_outcome,
-    spread,
-    succeeds,
-    write_outcome,
-)
+from . import runs
+from .runs import OVERLAY, REPOSITORY, bundle_command, given, read_history, spread, succeeds
 
 SEGMENTER = REPOSITORY / "order_polyps" / "configs"
 ERRORS = ("error on lesions", "elsewhere")
@@ -136,20 +125,12 @@ def run_row(name: str, overlay: Mapping[str, Any], seed: int, settings: argparse
     """
     folder = Path(settings.out).resolve() / f"{name}_{seed}"
     training, measuring = _training(folder, seed, settings), _measuring(folder, settings)
-    # The commands name files, of which the overlay is one; two tables have rows of one name.
-    settled = {"commands": [training, measuring], "overlay": dict(overlay), "of": settings.of}
-    if (outcome := settled_outcome(folder, settled)) is not None:
-        return Outcome(**outcome)
-    write_atomically(folder / OVERLAY, yaml.safe_dump(dict(overlay), sort_keys=False).encode())
-    print(f"{name}, seed {seed}: {shlex.join(training)}", flush=True)
-    diverged = not succeeds(training, folder / "training.log")
-    dice = iou = None
-    if not diverged:
-        succeeds(measuring, folder / "evaluation.log")
-        dice, iou = _read_means(folder / "evaluation")
-    outcome = Outcome(dice, iou, read_history(folder / "run" / "history.csv"), diverged)
-    write_outcome(folder, settled, vars(outcome))
-    return outcome
+
+    def read(diverged: bool) -> dict[str, Any]:
+        dice, iou = (None, None) if diverged else _read_means(folder / "evaluation")
+        return vars(Outcome(dice, iou, read_history(folder / "run" / "history.csv"), diverged))
+
+    return Outcome(**runs.run_row(folder, training, measuring, overlay, settings.of, read))
 
 
 def run_ceiling(settings: argparse.Namespace) -> tuple[float, float]:

@@ -20,17 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from common.errors import reports_input_errors
 
 from . import reporting
-from .configurations import BASELINES, CONFIGURATIONS, HEAVY, Configuration, Printed, materialised
-
-# The paper's SE and CBAM counts also fit skips {1, 2} with reduction 4, and CBAM's 0.096 G fits only there.
-OTHER_READINGS = tuple(
-    Configuration(
-        f"backbone + {kind.upper()}, skips [2, 1], reduction 4",
-        {"skip_refinement": kind, "attention_skips": (2, 1), "refinement_reduction": 4},
-        Printed(parameters, gflops),
-    )
-    for kind, parameters, gflops in (("se", "26,467", "0.095"), ("cbam", "26,663", "0.096"))
-)
+from .configurations import BASELINES, CONFIGURATIONS, HEAVY, OTHER_READINGS, Configuration, materialised
 
 
 def count_operations(network: nn.Module, size: int = 256) -> dict[str, int]:
@@ -45,11 +35,10 @@ def count_operations(network: nn.Module, size: int = 256) -> dict[str, int]:
 def measure(configuration: Configuration, size: int = 256) -> dict[str, Any]:
     """Parameters and the three operation counts of one configuration."""
     network = configuration.build()
-    fused = count_operations(configuration.build(), size)
     # Counted on the materialised form, which is the algorithm as written; its 1×1 projections count as matrix
-    # products there, so that only its total is used.
-    ours = configuration.network == "OrderNet"
-    algorithm = count_operations(materialised(network), size)["total"] if ours else fused["total"]
+    # products there, so that only its total is used. Other networks have one form.
+    written = materialised(network) if configuration.network == "OrderNet" else network
+    algorithm, fused = count_operations(written, size)["total"], count_operations(network, size)
     return {
         "configuration": configuration.name,
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
@@ -63,7 +52,7 @@ def measure(configuration: Configuration, size: int = 256) -> dict[str, Any]:
 def run(settings: argparse.Namespace) -> None:
     """Print the table."""
     head = reporting.heading("benchmarks.order_complexity", settings)
-    rows = (*CONFIGURATIONS, *OTHER_READINGS, *BASELINES, *(each for each in HEAVY if each.can_be_built()))
+    rows = [each for each in (*CONFIGURATIONS, *OTHER_READINGS, *BASELINES, *HEAVY) if each.can_be_built()]
     results = [measure(configuration, settings.size) for configuration in rows]
     header = ("configuration", "parameters", "paper", "conv. M", "paper G", "with attention M", "fused executes M")
     rows = [

@@ -18,12 +18,11 @@ from tqdm import tqdm
 from common.errors import InputError, reports_input_errors
 
 from . import reporting
-from .configurations import BACKBONE, BASELINES, CONFIGURATIONS, HEAVY, Configuration
+from .configurations import ALL, BACKBONE, CONFIGURATIONS, Configuration
 from .order_memory import median_ratio, seconds_in_turns
 from .peak_memory import MEBIBYTE, Step, measure
 from .runtimes import RUNTIMES
 
-ALL = {configuration.name: configuration for configuration in (*CONFIGURATIONS, *BASELINES, *HEAVY)}
 UNET = "U-Net"
 USUAL = (*(configuration.name for configuration in CONFIGURATIONS), "MK-UNet, as published", UNET)
 

@@ -10,33 +10,22 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import shlex
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
 from monai.bundle import ConfigParser
 
 from common.data import fingerprint
 from common.data.folder import KEYS
 from common.errors import InputError, reports_input_errors
-from common.files import write_atomically, write_json
+from common.files import write_json
 from common.settings import setting_faults
 
-from . import reporting
+from . import reporting, runs
 from .order_complexity import measure
-from .runs import (
-    OVERLAY,
-    REPOSITORY,
-    bundle_command,
-    given,
-    read_history,
-    settled_outcome,
-    spread,
-    succeeds,
-    write_outcome,
-)
+from .runs import OVERLAY, REPOSITORY, bundle_command, given, read_history, spread
 from .segmenter_rows import LIGHT, ROWS, TABLES
 
 Outcome = dict[str, Any]
@@ -53,20 +42,12 @@ def run_row(name: str, seed: int, settings: argparse.Namespace) -> Outcome:
     """
     folder = Path(settings.out).resolve() / f"{name}_{seed}"
     training, measuring = _training(name, folder, seed, settings), _measuring(name, folder, settings)
-    settled = {"commands": [training, measuring], "changes": dict(ROWS[name].changes), "of": settings.of}
-    if (outcome := settled_outcome(folder, settled)) is not None:
-        return outcome
-    write_atomically(folder / OVERLAY, yaml.safe_dump(dict(ROWS[name].changes), sort_keys=False).encode())
-    print(f"{name}, seed {seed}: {shlex.join(training)}", flush=True)
-    outcome = {"dice": None, "iou": None, "without_empty": None, "sources": {}, "best_epoch": None}
-    if succeeds(training, folder / "training.log"):
-        succeeds(measuring, folder / "evaluation.log")
-        outcome = _read(folder)
-    write_outcome(folder, settled, outcome)
-    return outcome
+    return runs.run_row(folder, training, measuring, ROWS[name].changes, settings.of, partial(_read, folder))
 
 
-def _read(folder: Path) -> Outcome:
+def _read(folder: Path, diverged: bool) -> Outcome:
+    if diverged:
+        return {"dice": None, "iou": None, "without_empty": None, "sources": {}, "best_epoch": None}
     summary = json.loads((folder / "evaluation" / "summary.json").read_text())
     means, lesions = summary["mean_over_sources"], summary["without_empty"]["mean_over_sources"]
     epochs = [row for row in read_history(folder / "run" / "history.csv") if "val_mean_dice" in row]
@@ -84,11 +65,14 @@ def _configs(settings: argparse.Namespace, *names: str) -> list[str]:
 
 
 def _training(name: str, folder: Path, seed: int, settings: argparse.Namespace) -> list[str]:
-    recipe = _configs(settings, "train", *settings.recipe)
+    files = [*_configs(settings, "train", *settings.recipe), *ROWS[name].files, str(folder / OVERLAY)]
+    if settings.processes > 1:
+        files += _configs(settings, "multi_gpu_train")
     options = {"dataset_dir": str(Path(settings.dataset_dir).resolve()), "output_dir": str(folder / "run")}
     options |= {"recipe": f"table_{name}", "seed": seed, "epochs": settings.epochs}
-    options |= given(settings, "protocol", "batch_size", "image_size", "val_interval", "learning_rate")
-    return bundle_command("training", [*recipe, *ROWS[name].files, str(folder / OVERLAY)], options)
+    options |= given(settings, "protocol", "image_size", "val_interval", "learning_rate")
+    options["batch_size"] = settings.batch_size // settings.processes  # a process's own
+    return bundle_command("training", files, options, settings.processes)
 
 
 def _measuring(name: str, folder: Path, settings: argparse.Namespace) -> list[str]:
@@ -118,6 +102,8 @@ def checked(settings: argparse.Namespace) -> argparse.Namespace:
     numbers = given(settings, "epochs", "batch_size", "image_size", "val_interval", "learning_rate")
     if faults := setting_faults(numbers):
         raise InputError("; ".join(faults))
+    if settings.processes < 1 or settings.batch_size % settings.processes:
+        raise InputError(f"--processes has to divide the batch of {settings.batch_size}; got {settings.processes}")
     evaluating = ConfigParser.load_config_files(_configs(settings, "evaluate"))
     configs = json.dumps([dict(merged), dict(evaluating)], sort_keys=True, default=str)
     settings.of = {
@@ -132,7 +118,7 @@ def _cells(name: str, outcomes: list[Outcome], settings: argparse.Namespace) -> 
     sources = sorted({source for each in outcomes for source in each["sources"]})
     printed = row.dice.get("development" if settings.table == 10 else settings.bundle, "–")
     return (
-        row.label,
+        row.name,
         f"{counted['parameters']:,}",
         f"{counted['convolutions'] / 1e9:.3f}",
         f"{counted['algorithm'] / 1e9:.3f}",
@@ -148,13 +134,15 @@ def show(outcomes: Mapping[str, list[Outcome]], settings: argparse.Namespace) ->
     """The table, with its budget below it."""
     header = ("row", "parameters", "conv. G", "with attention G", "Dice", "IoU", "Dice, lesions", "by source", "paper")
     rows = [_cells(name, own, settings) for name, own in outcomes.items() if own]
+    shared = f" shared by {settings.processes} processes" if settings.processes > 1 else ""
     budget = (
         f"{settings.bundle}, {' + '.join(['train', *settings.recipe])}, {settings.epochs} epochs, "
-        f"{settings.image_size}², batches of {settings.batch_size}, learning rate {settings.learning_rate:g}, "
+        f"{settings.image_size}², batches of {settings.batch_size}{shared}, learning rate {settings.learning_rate:g}, "
         f"validated every {settings.val_interval}, seeds {', '.join(map(str, settings.seeds))}; "
         f"measured on {settings.split}"
     )
-    return f"{reporting.table(header, rows)}\n\n{budget}\nDice and IoU in percent, means of the sources' means"
+    key = "Dice and IoU in percent, means of the sources' means; the paper's nnUNet is U-Net, its MK-UNet the backbone"
+    return f"{reporting.table(header, rows)}\n\n{budget}\n{key}"
 
 
 @reports_input_errors
@@ -175,6 +163,7 @@ def main(arguments: list[str] | None = None) -> None:
     options.add_argument("--epochs", type=int, default=20, help="of each training (20)")
     for name, kind in (("batch_size", int), ("image_size", int), ("val_interval", int), ("learning_rate", float)):
         options.add_argument(f"--{name}", type=kind, help="the recipe's own if not given")
+    options.add_argument("--processes", type=int, default=1, help="that share a training's batches; one a GPU")
     options.add_argument("--protocol", help="of the folder; its default if not given")
     options.add_argument("--split", choices=KEYS, help="test, or for table 10 validation")
     settings = checked(options.parse_args(arguments))

@@ -8,12 +8,14 @@ import json
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from common.errors import InputError
-from common.files import write_json
+from common.files import write_atomically, write_json
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 OVERLAY = "row.yaml"  # in the folder of a row: what sets it apart
@@ -25,10 +27,11 @@ def given(settings: argparse.Namespace, *names: str) -> dict[str, Any]:
     return {name: getattr(settings, name) for name in names if getattr(settings, name) is not None}
 
 
-def bundle_command(run: str, files: str | Sequence[str], options: Mapping[str, Any]) -> list[str]:
-    """``python -m monai.bundle run RUN --config_file FILES --key value …``."""
+def bundle_command(run: str, files: str | Sequence[str], options: Mapping[str, Any], processes: int = 1) -> list[str]:
+    """``python -m monai.bundle run RUN --config_file FILES --key value …``, under torchrun for several processes."""
     shown = files if isinstance(files, str) else str(list(files))
-    command = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", run, "--config_file", shown]
+    several = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
+    command = [sys.executable, "-W", "ignore", *several, "-m", "monai.bundle", "run", run, "--config_file", shown]
     return command + [part for key, value in options.items() for part in (f"--{key}", str(value))]
 
 
@@ -53,25 +56,45 @@ def succeeds(command: Sequence[str], log: Path) -> bool:
     raise InputError(f"{shlex.join(command)} failed: {lines[-1] if lines else 'it said nothing'}; see {log}")
 
 
-def settled_outcome(folder: Path, settled: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What came of a row that was run before with the same settings, which are written down if it was not.
+def run_row(
+    folder: Path,
+    training: Sequence[str],
+    measuring: Sequence[str],
+    overlay: Mapping[str, Any],
+    of: Mapping[str, str],
+    read: Callable[[bool], Mapping[str, Any]],
+) -> dict[str, Any]:
+    """Train and measure a row, or take what came of it where it was run before with the same settings.
+
+    Args:
+        folder: of the row.
+        training, measuring: commands; the second runs where the first did not diverge.
+        overlay: config keys and values that set the row apart, written to `OVERLAY` in the folder, which the commands
+            name.
+        of: digests of what the commands only name.
+        read: makes the outcome once they are through, plain numbers, lists and dicts; told whether training diverged.
 
     Raises:
-        InputError: if the folder was begun with others.
+        InputError: if the folder was begun with other settings, or a command fails for another reason than a loss that
+            is not finite.
     """
     done = folder / "outcome.json"
-    content = json.loads(done.read_text()) if done.is_file() else dict(settled)
-    if {key: content.get(key) for key in settled} != json.loads(json.dumps(settled)):
+    # The commands name files, of which the overlay is one; two tables have rows of one name.
+    settled = {"commands": [training, measuring], "overlay": dict(overlay), "of": of}
+    content = json.loads(done.read_text()) if done.is_file() else settled
+    if {key: content.get(key) for key in settled} != settled:
         raise InputError(f"{folder} was begun with other settings; name another --out")
     if "outcome" in content:
         return content["outcome"]
-    write_json(done, dict(settled))
-    return None
-
-
-def write_outcome(folder: Path, settled: Mapping[str, Any], outcome: Mapping[str, Any]) -> None:
-    """Write down what came of a row, for `settled_outcome`."""
-    write_json(folder / "outcome.json", {**settled, "outcome": dict(outcome)})
+    write_json(done, settled)
+    write_atomically(folder / OVERLAY, yaml.safe_dump(dict(overlay), sort_keys=False).encode())
+    print(f"{folder.name}: {shlex.join(training)}", flush=True)
+    diverged = not succeeds(training, folder / "training.log")
+    if not diverged:
+        succeeds(measuring, folder / "evaluation.log")
+    outcome = dict(read(diverged))
+    write_json(done, {**settled, "outcome": outcome})
+    return outcome
 
 
 def read_history(path: Path) -> list[dict[str, float]]:

@@ -56,6 +56,7 @@ RULES: dict[str, Rule] = {
         'a type of torch, as "$torch.bfloat16" or "$torch.float16"',
         lambda value: value in (torch.bfloat16, torch.float16),
     ),
+    "channels_last": YES_OR_NO,
     "overlay": YES_OR_NO,
     "resume": YES_OR_NO,
     "device": ("a device of this machine, such as cpu or cuda:0", _device_is_there),

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .sizes import check_size
+from ..order.sizes import check_size
 
 MAP_SIZE = 8  # of the learned maps before they are stretched to the features
 DILATIONS = (1, 2, 5, 7)
@@ -144,10 +144,10 @@ class EGEUNet(nn.Module):
             masks.append(guide(x))
             deep = bridge(deep, skip, masks[-1])
             x = x + deep
-        logits = [self.head(x), *reversed(masks)]
-        shown = logits if self.deep_supervision and self.training else logits[:1]
+        supervised = self.deep_supervision and self.training
+        shown = [self.head(x), *reversed(masks)] if supervised else [self.head(x)]
         full = [F.interpolate(each, size=image.shape[2:], mode="bilinear", align_corners=True) for each in shown]
-        return full if self.deep_supervision and self.training else full[0]
+        return full if supervised else full[0]
 
 
 def _separable(convolution: type[nn.Conv1d] | type[nn.Conv2d], in_channels: int, out_channels: int) -> nn.Sequential:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..order.blocks import ChannelAttention, MultiKernelInvertedResidual, SpatialAttention
-from .sizes import check_size
+from ..order.sizes import check_size
 
 
 class GroupedAttentionGate(nn.Module):

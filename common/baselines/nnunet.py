@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from monai.networks.nets import DynUNet
 from torch import Tensor
 
-from .sizes import check_size
+from ..order.sizes import check_size
 
 
 class NNUNetReference(DynUNet):

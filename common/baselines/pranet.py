@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..order.sizes import check_size
 from ..vision_operators import make_torchvision_importable
-from .sizes import check_size
 
 BACKBONE = "res2net50d"  # timm's name of Res2Net-50 26w×4s with the deep stem
 FEATURES = (512, 1024, 2048)

@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from .sizes import check_size
+from ..order.sizes import check_size
 
 
 def _two_convolutions(in_channels: int, out_channels: int) -> nn.Sequential:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .sizes import check_size
+from ..order.sizes import check_size
 
 SHIFTS = (-2, -1, 0, 1, 2)
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .attention import AdditiveSkip, BidirectionalSkipAttention, CBAMSkip, NoSkip, SqueezeExcitationSkip
 from .blocks import ChannelAttention, MultiKernelInvertedResidual, SpatialAttention
+from .sizes import check_size
 
 NUM_STAGES = 5
 NUM_SKIPS = NUM_STAGES - 1
@@ -87,9 +88,7 @@ class OrderNet(nn.Module):
         self.head = nn.Conv2d(channels[0], out_channels, 1)
 
     def forward(self, image: Tensor) -> Tensor:
-        height, width = image.shape[2], image.shape[3]
-        if height % 32 != 0 or width % 32 != 0 or height == 0 or width == 0:
-            raise ValueError(f"OrderNet takes images whose height and width divide by 32; got {height}x{width}")
+        check_size(image, "OrderNet", 32)
         x = image
         features: list[Tensor] = []
         for block in self.encoder:

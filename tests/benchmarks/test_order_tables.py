@@ -64,6 +64,16 @@ def test_a_table_is_trained_measured_and_goes_on(given: list[str], tmp_path: Pat
     assert "begun with other settings" in capsys.readouterr().err
 
 
+@pytest.mark.slow
+def test_two_processes_share_the_batches_of_a_row(given: list[str], tmp_path: Path, capsys) -> None:
+    out = tmp_path / "table"
+    order_tables.main(["--table", "7", *given, "--out", str(out), "--rows", "order", "--processes", "2"])
+    assert "batches of 2 shared by 2 processes" in capsys.readouterr().out
+    command = " ".join(json.loads((out / "order_0" / "outcome.json").read_text())["commands"][0])
+    assert "--nproc_per_node=2" in command and "multi_gpu_train.yaml" in command and "--batch_size 1" in command
+    assert (out / "order_0" / "run" / "history.csv").read_text().count("\n") == 2  # one process keeps the books
+
+
 @pytest.mark.parametrize(
     ("more", "told"),
     [
@@ -72,6 +82,7 @@ def test_a_table_is_trained_measured_and_goes_on(given: list[str], tmp_path: Pat
         (["--val_interval", "2"], "nothing would be validated"),
         (["--bundle", "order_hearts"], "there is no"),
         (["--recipe", "best"], "there is no"),
+        (["--processes", "3"], "--processes has to divide the batch of 2; got 3"),
         (["--protocol", "grouped"], "no protocol 'grouped'"),
     ],
     ids=str,

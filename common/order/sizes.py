@@ -1,4 +1,4 @@
-"""The one thing that every baseline asks of an image."""
+"""The one thing that every segmentation network asks of an image."""
 
 from __future__ import annotations
 
