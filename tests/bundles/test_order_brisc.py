@@ -28,11 +28,15 @@ class TestOrderBrisc(SegmenterContract):
     bundle = "order_brisc"
     overlays = {  # noqa: RUF012
         "recipe_best": ("train", "recipe_best"),
+        "recipe_best_second_cycle": ("train", "recipe_best", "recipe_best_second_cycle"),
         "recipe_v1": ("train", "recipe_v1"),
+    }
+    needs = {  # noqa: RUF012
+        "recipe_best_second_cycle": {"pretrained": REPOSITORY / "order_brisc" / "models" / "model.pt"}
     }
 
     def test_every_config_is_tested(self):
-        tested = {*self.aliases, "multi_gpu_train", "evaluate_v1", "recipe_best", "recipe_v1"}
+        tested = {*self.aliases, "multi_gpu_train", "evaluate_v1", *self.overlays}
         assert {path.stem for path in self.all_configs()} == tested
 
     @pytest.mark.parametrize("name", ["train", "inference", "multi_gpu_train", "recipe_v1", "evaluate_v1"])
