@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from ignite.engine import Engine, Events
+from monai.utils import convert_to_tensor
 from torch import Tensor
 
 from ..errors import InputError
@@ -28,7 +29,7 @@ class ResolutionSchedule:
         seed: of the draw, which depends on (seed, iteration) alone.
         channels_last: hand the images over in that memory format.
 
-    Called, it returns image ``(B, C, s, s)`` float32 and label ``(B, 1, s, s)`` float32 in {0, 1}.
+    Called, it returns image ``(B, C, s, s)`` float32 and label ``(B, 1, s, s)`` float32 in {0, 1}, plain tensors.
 
     Raises:
         InputError: if a size does not divide by 32, a share is not in (0, 1], or the fractions do not sum to 1.
@@ -75,8 +76,11 @@ class ResolutionSchedule:
     def __call__(
         self, batch: Mapping[str, Tensor], device: torch.device, non_blocking: bool = False, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        image = batch["image"].to(device=device, non_blocking=non_blocking, **kwargs)
-        label = batch["label"].to(device=device, non_blocking=non_blocking, **kwargs)
+        # MONAI's random transforms hand over MetaTensors, whose book-keeping makes every operation of a network dearer.
+        image, label = (
+            convert_to_tensor(batch[key], track_meta=False).to(device=device, non_blocking=non_blocking, **kwargs)
+            for key in ("image", "label")
+        )
         size = self.size(self.epoch, self.iteration)
         if image.shape[-1] != size:
             image = F.interpolate(image, (size, size), mode="bilinear", align_corners=False, antialias=True)
