@@ -67,14 +67,15 @@ OTHER_READINGS = tuple(
     )
     for kind, parameters, gflops in (("se", "26,467", "0.095"), ("cbam", "26,663", "0.096"))
 )
+MK_UNET, UNET = "MK-UNet, as published", "U-Net"
 BASELINES = (
-    Configuration("MK-UNet, as published", {}, network="MKUNet"),
+    Configuration(MK_UNET, {}, network="MKUNet"),
     Configuration("EGE-UNet, as published", {"channels": (8, 16, 24, 32, 48, 64)}, network="EGEUNet"),
     Configuration(
         "EGE-UNet, the paper's size", {"channels": (16, 32, 64, 128, 192, 256)}, Printed("0.51M", "0.62"), "EGEUNet"
     ),
     Configuration("UNeXt", {}, network="UNeXt"),
-    Configuration("U-Net", {}, Printed("31,037,633", "109.220", "2.667", "375.0", "1901.7"), "UNet"),
+    Configuration(UNET, {}, Printed("31,037,633", "109.220", "2.667", "375.0", "1901.7"), "UNet"),
 )
 HEAVY = (
     Configuration("PraNet", {}, Printed("24.2M", "11.3"), "PraNet"),

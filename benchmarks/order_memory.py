@@ -1,8 +1,9 @@
 """Memory and time of a training step: plain backbone, fused attention, and attention with its N×N matrices stored.
 
-All three at the same skips, size and batch, side by side: peak memory each in a process of its own, times in turns
+The three at the same skips, size and batch, side by side: peak memory each in a process of its own, times in turns
 within one. What a form takes above the plain backbone is its excess; the fused form's is to be at most 1/20 of the
-materialised form's at 256², and its step the faster one. Last, all four skips train at the same size.
+materialised form's at 256², and its step the faster one. MK-UNet and U-Net stand beside them. Last, all four skips
+train at the same size.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from tqdm import tqdm
 from common.errors import InputError, reports_input_errors
 
 from . import reporting
-from .configurations import BACKBONE
+from .configurations import ALL, BACKBONE, MK_UNET, UNET
 from .peak_memory import MEBIBYTE, Step, measure
 
 LIMIT = 1 / 20
@@ -33,13 +34,17 @@ def _forms(settings: argparse.Namespace) -> dict[str, dict[str, Any]]:
         "backbone": {"arguments": BACKBONE.arguments, "form": "fused", **common},
         "fused": {"arguments": attended, "form": "fused", **common},
         "materialised": {"arguments": attended, "form": "materialised", **common},
+        **{
+            name: {"arguments": {}, "network": ALL[name].network, "form": "fused", **common} for name in (MK_UNET, UNET)
+        },
     }
 
 
 def seconds_in_turns(steps: dict[str, Step], rounds: int) -> dict[str, list[float]]:
     """Seconds of each step, one after another in every round, so that a busy machine slows all alike."""
     seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for step in steps.values():
+    for step in steps.values():  # twice: TorchScript optimises at the second call
+        step()
         step()
     for _ in tqdm(range(rounds), desc="timing", leave=False):
         for name, step in steps.items():

@@ -4,7 +4,8 @@ Times are taken in turns, one batch of each row a round, and are the medians ove
 are how many times as fast a row is as the same network in eager PyTorch, and as U-Net in eager PyTorch, the median of
 the ratios within a round. They belong to the machine they were taken on: compare the rows with one another, not with
 the paper's, which are a GPU's. "other pixels" is how many of a million mask pixels a runtime sets otherwise than eager,
-with random weights on random images, where many logits are near 0.
+with random weights on random images, where many logits are near 0. A compiled network has no peak memory here: it
+would be the compiler's.
 """
 
 from __future__ import annotations
@@ -18,13 +19,12 @@ from tqdm import tqdm
 from common.errors import InputError, reports_input_errors
 
 from . import reporting
-from .configurations import ALL, BACKBONE, CONFIGURATIONS, Configuration
+from .configurations import ALL, BACKBONE, CONFIGURATIONS, MK_UNET, UNET, Configuration
 from .order_memory import median_ratio, seconds_in_turns
 from .peak_memory import MEBIBYTE, Step, measure
-from .runtimes import RUNTIMES
+from .runtimes import RUNTIMES, check_runtimes
 
-UNET = "U-Net"
-USUAL = (*(configuration.name for configuration in CONFIGURATIONS), "MK-UNet, as published", UNET)
+USUAL = (*(configuration.name for configuration in CONFIGURATIONS), MK_UNET, UNET)
 
 
 def _where(configuration: Configuration, runtime: str, settings: argparse.Namespace) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def collect(settings: argparse.Namespace) -> list[dict[str, Any]]:
                 "by_eager": median_ratio(seconds[name, "eager"], seconds[row]),
                 "by_unet": median_ratio(unet, seconds[row]) if unet else None,
                 "other_pixels": _other_pixels(steps, row),
-                "peak_bytes": int(measure(**request)["bytes"]),
+                "peak_bytes": None if runtime == "compiled" else int(measure(**request)["bytes"]),
             }
         )
     return results
@@ -80,7 +80,7 @@ def run(settings: argparse.Namespace) -> None:
             f"{result['by_eager']:.2f}",
             f"{result['by_unet']:.1f}" if result["by_unet"] else "–",
             f"{result['other_pixels']:.1f}",
-            f"{result['peak_bytes'] / MEBIBYTE:.1f}",
+            f"{result['peak_bytes'] / MEBIBYTE:.1f}" if result["peak_bytes"] else "–",
             *_printed(result),
         )
         for result in results
@@ -108,13 +108,15 @@ def main(arguments: list[str] | None = None) -> None:
     options.add_argument("--batch", type=int, help="images a step; 4, or 2 with --quick; the paper's memory fits 16")
     options.add_argument("--rounds", type=int, help="timed steps of each; 5, or 2 with --quick")
     options.add_argument("--channels-last", action="store_true", help="channels-last memory format")
-    options.add_argument("--quick", action="store_true", help="smaller and shorter; the plain backbone and ORDER alone")
+    options.add_argument("--quick", action="store_true", help="smaller and shorter, and fewer rows")
     settings = options.parse_args(arguments)
     reporting.fill(settings, size=(128, 256), batch=(2, 4), rounds=(2, 5))
     if unknown := [name for name in settings.rows or () if name not in ALL]:
         raise InputError(f"--rows: there is no {unknown[0]!r}; there are {', '.join(map(repr, ALL))}")
-    settings.rows = settings.rows or ([BACKBONE.name, "ORDER[0, 1]"] if settings.quick else list(USUAL))
+    quick = [BACKBONE.name, "ORDER[0, 1]", MK_UNET, UNET]
+    settings.rows = settings.rows or (quick if settings.quick else list(USUAL))
     reporting.check(settings)
+    check_runtimes(settings.runtimes, settings.device)
     run(settings)
 
 

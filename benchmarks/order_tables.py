@@ -17,7 +17,7 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
-from common.data import fingerprint
+from common.data import fingerprint, read_datalist
 from common.data.folder import KEYS
 from common.errors import InputError, reports_input_errors
 from common.files import write_json
@@ -42,7 +42,15 @@ def run_row(name: str, seed: int, settings: argparse.Namespace) -> Outcome:
     """
     folder = Path(settings.out).resolve() / f"{name}_{seed}"
     training, measuring = _training(name, folder, seed, settings), _measuring(name, folder, settings)
-    return runs.run_row(folder, training, measuring, ROWS[name].changes, settings.of, partial(_read, folder))
+    of = {"configs": digest(name, settings), "data": settings.data}
+    return runs.run_row(folder, training, measuring, ROWS[name].changes, of, partial(_read, folder))
+
+
+def digest(name: str, settings: argparse.Namespace) -> str:
+    """A digest of all configs of a row, which its commands only name."""
+    files = _training_files(name, settings), measuring_files(name, settings)
+    contents = [dict(ConfigParser.load_config_files(each)) for each in files]
+    return hashlib.sha256(json.dumps(contents, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _read(folder: Path, diverged: bool) -> Outcome:
@@ -64,14 +72,23 @@ def _configs(settings: argparse.Namespace, *names: str) -> list[str]:
     return [str(REPOSITORY / settings.bundle / "configs" / f"{name}.yaml") for name in names]
 
 
+def _training_files(name: str, settings: argparse.Namespace, *overlay: str) -> list[str]:
+    several = _configs(settings, "multi_gpu_train") if settings.processes > 1 else []
+    return [*_configs(settings, "train", *settings.recipe), *ROWS[name].files, *overlay, *several]
+
+
+def measuring_files(name: str, settings: argparse.Namespace, *overlay: str) -> list[str]:
+    """The configs that measure a row: those of the first version, if it trains by that, look through windows too."""
+    first_version = ["evaluate_v1"] if "recipe_v1" in settings.recipe else []
+    return [*_configs(settings, "evaluate", *first_version), *ROWS[name].files, *overlay]
+
+
 def _training(name: str, folder: Path, seed: int, settings: argparse.Namespace) -> list[str]:
-    files = [*_configs(settings, "train", *settings.recipe), *ROWS[name].files, str(folder / OVERLAY)]
-    if settings.processes > 1:
-        files += _configs(settings, "multi_gpu_train")
     options = {"dataset_dir": str(Path(settings.dataset_dir).resolve()), "output_dir": str(folder / "run")}
     options |= {"recipe": f"table_{name}", "seed": seed, "epochs": settings.epochs}
     options |= given(settings, "protocol", "image_size", "val_interval", "learning_rate")
     options["batch_size"] = settings.batch_size // settings.processes  # a process's own
+    files = _training_files(name, settings, str(folder / OVERLAY))
     return bundle_command("training", files, options, settings.processes)
 
 
@@ -79,18 +96,18 @@ def _measuring(name: str, folder: Path, settings: argparse.Namespace) -> list[st
     options = {"dataset_dir": str(Path(settings.dataset_dir).resolve()), "output_dir": str(folder / "evaluation")}
     options |= {"checkpoint": str(folder / "run" / "model.pt"), "split": settings.split}
     options |= given(settings, "protocol", "image_size")
-    return bundle_command(
-        "evaluate", [*_configs(settings, "evaluate"), *ROWS[name].files, str(folder / OVERLAY)], options
-    )
+    return bundle_command("evaluate", measuring_files(name, settings, str(folder / OVERLAY)), options)
 
 
 def checked(settings: argparse.Namespace) -> argparse.Namespace:
     """The options, once nothing in them is wrong that can be known before a training.
 
     Raises:
-        InputError: for a value out of range, an unknown bundle or recipe, or an empty list.
+        InputError: for a value out of range, an unknown bundle or recipe, an empty list, or a network that needs what
+            is not installed.
     """
-    settings.rows = settings.rows or list(TABLES[settings.table])
+    settings.rows = list(dict.fromkeys(settings.rows or TABLES[settings.table]))
+    settings.seeds = list(dict.fromkeys(settings.seeds))
     settings.split = settings.split or ("validation" if settings.table == 10 else "test")
     for path in _configs(settings, "train", "evaluate", *settings.recipe):
         if not Path(path).is_file():
@@ -104,19 +121,23 @@ def checked(settings: argparse.Namespace) -> argparse.Namespace:
         raise InputError("; ".join(faults))
     if settings.processes < 1 or settings.batch_size % settings.processes:
         raise InputError(f"--processes has to divide the batch of {settings.batch_size}; got {settings.processes}")
-    evaluating = ConfigParser.load_config_files(_configs(settings, "evaluate"))
-    configs = json.dumps([dict(merged), dict(evaluating)], sort_keys=True, default=str)
-    settings.of = {
-        "configs": hashlib.sha256(configs.encode()).hexdigest(),
-        "data": fingerprint(settings.dataset_dir, settings.protocol, ("training", "validation", settings.split)),
-    }
+    for name in settings.rows:
+        if not ROWS[name].configuration.can_be_built():
+            raise InputError(f"the row {name} needs timm; pip install -c constraints.txt -e '.[train,baselines]'")
+    lists = ("training", "validation", settings.split)
+    for each in lists:
+        if not read_datalist(settings.dataset_dir, settings.protocol, each):
+            raise InputError(f"{settings.dataset_dir}: the list {each!r} is empty; every row needs it")
+    settings.data = fingerprint(settings.dataset_dir, settings.protocol, lists)
     return settings
 
 
-def _cells(name: str, outcomes: list[Outcome], settings: argparse.Namespace) -> tuple[str, ...]:
-    row, counted = ROWS[name], measure(ROWS[name].configuration)
+def _cells(
+    name: str, outcomes: list[Outcome], counted: Mapping[str, Any], settings: argparse.Namespace
+) -> tuple[str, ...]:
+    row = ROWS[name]
     sources = sorted({source for each in outcomes for source in each["sources"]})
-    printed = row.dice.get("development" if settings.table == 10 else settings.bundle, "–")
+    printed = row.dice.get(f"{settings.bundle}, development" if settings.table == 10 else settings.bundle, "–")
     return (
         row.name,
         f"{counted['parameters']:,}",
@@ -130,10 +151,12 @@ def _cells(name: str, outcomes: list[Outcome], settings: argparse.Namespace) -> 
     )
 
 
-def show(outcomes: Mapping[str, list[Outcome]], settings: argparse.Namespace) -> str:
-    """The table, with its budget below it."""
+def show(
+    outcomes: Mapping[str, list[Outcome]], counted: Mapping[str, Mapping[str, Any]], settings: argparse.Namespace
+) -> str:
+    """The table, with its budget below it; `counted` is `order_complexity.measure` of each row."""
     header = ("row", "parameters", "conv. G", "with attention G", "Dice", "IoU", "Dice, lesions", "by source", "paper")
-    rows = [_cells(name, own, settings) for name, own in outcomes.items() if own]
+    rows = [_cells(name, own, counted[name], settings) for name, own in outcomes.items() if own]
     shared = f" shared by {settings.processes} processes" if settings.processes > 1 else ""
     budget = (
         f"{settings.bundle}, {' + '.join(['train', *settings.recipe])}, {settings.epochs} epochs, "
@@ -142,12 +165,13 @@ def show(outcomes: Mapping[str, list[Outcome]], settings: argparse.Namespace) ->
         f"measured on {settings.split}"
     )
     key = "Dice and IoU in percent, means of the sources' means; the paper's nnUNet is U-Net, its MK-UNet the backbone"
+    if "pranet" in outcomes:
+        key += "; PraNet begins without its authors' ImageNet weights"
     return f"{reporting.table(header, rows)}\n\n{budget}\n{key}"
 
 
-@reports_input_errors
-def main(arguments: list[str] | None = None) -> None:
-    """The command."""
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The options as they were given."""
     options = argparse.ArgumentParser(
         prog="python -m benchmarks.order_tables",
         description=__doc__,
@@ -166,14 +190,21 @@ def main(arguments: list[str] | None = None) -> None:
     options.add_argument("--processes", type=int, default=1, help="that share a training's batches; one a GPU")
     options.add_argument("--protocol", help="of the folder; its default if not given")
     options.add_argument("--split", choices=KEYS, help="test, or for table 10 validation")
-    settings = checked(options.parse_args(arguments))
+    return options.parse_args(arguments)
+
+
+@reports_input_errors
+def main(arguments: list[str] | None = None) -> None:
+    """The command."""
+    settings = checked(parse(arguments))
     head = reporting.heading("benchmarks.order_tables", settings)
+    counted = {name: measure(ROWS[name].configuration) for name in settings.rows}
     outcomes: dict[str, list[Outcome]] = {name: [] for name in settings.rows}
     for seed in settings.seeds:  # every row has one seed before any has two
         for name in settings.rows:
             outcomes[name].append(run_row(name, seed, settings))
             write_json(f"{settings.out}/table_{settings.table}.json", {**head, "results": outcomes})
-    print(f"\n{show(outcomes, settings)}")
+    print(f"\n{show(outcomes, counted, settings)}")
 
 
 if __name__ == "__main__":

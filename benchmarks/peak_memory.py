@@ -1,16 +1,21 @@
 """The peak memory of one network's step, measured in a process of its own.
 
 On a CPU it is the process's highest resident memory during the steps less what was resident before the first, after
-a small step has loaded all that is loaded once. On a GPU it is the same of torch's allocator.
+a small step has loaded all that is loaded once; weights are in it. An exported network is exported before. On a GPU it
+is the same of torch's allocator. A compiled network has none: its peak would be that of the compiler.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import gc
 import json
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +26,16 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from common.errors import InputError
 
 from .configurations import NETWORKS, materialised
-from .runtimes import runner
+from .runtimes import EXPORTED, export, load, runner
 
 ROOT = Path(__file__).resolve().parent.parent
 MEBIBYTE = 2**20
 FORMS = ("fused", "materialised")
+
+
+def random_image(batch: int, size: int) -> Tensor:
+    """``(batch, 3, size, size)`` of normal noise, always the same."""
+    return torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(0))
 
 
 class Step:
@@ -64,9 +74,8 @@ class Step:
         self.runner = self.network if train else runner(self.network, runtime, self.image)
 
     def _batch(self, batch: int, size: int) -> tuple[Tensor, Tensor]:
-        generator = torch.Generator().manual_seed(0)
-        image = torch.randn(batch, 3, size, size, generator=generator)
-        mask = (torch.rand(batch, 1, size, size, generator=generator) > 0.9).float()
+        image = random_image(batch, size)
+        mask = (torch.rand(batch, 1, size, size, generator=torch.Generator().manual_seed(1)) > 0.9).float()
         return image.to(self.device, memory_format=self.memory_format), mask.to(self.device)
 
     def logits(self) -> Tensor:
@@ -132,12 +141,41 @@ class AllocatedMemory:
 def measure_here(request: dict[str, Any]) -> dict[str, float]:
     """Peak memory in bytes of two steps, and the loss of the second, in this process."""
     torch.set_num_threads(request.pop("threads"))
+    runtime = request.pop("runtime", "eager")
     small = {**request, "size": 64, "batch": 2}
-    Step(**small)()
-    watch = AllocatedMemory() if torch.device(request["device"]).type == "cuda" else ResidentMemory()
-    step = Step(**request)
-    step()
-    return {"loss": step(), "bytes": watch.peak()}
+    Step(**small, runtime=runtime)()
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "network"
+        if runtime in EXPORTED:
+            whole = Step(**request)
+            export(whole.network, runtime, whole.image, file)
+            del whole
+            _give_back()
+        watch = AllocatedMemory() if torch.device(request["device"]).type == "cuda" else ResidentMemory()
+        step = _loaded(request, runtime, file) if runtime in EXPORTED else Step(**request)
+        step()
+        return {"loss": step(), "bytes": watch.peak()}
+
+
+def _loaded(request: dict[str, Any], runtime: str, file: Path) -> Callable[[], float]:
+    image, network = random_image(request["batch"], request["size"]), load(file, runtime, request["device"])
+    image = image.to(request["device"])
+
+    def step() -> float:
+        with torch.no_grad():
+            network(image)
+        return 0.0
+
+    return step
+
+
+def _give_back() -> None:
+    # What exporting has left behind, so that running it does not find its memory there.
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    with contextlib.suppress(OSError, AttributeError):  # glibc alone
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def measure(arguments: dict[str, Any], size: int, batch: int, **settings: Any) -> dict[str, float]:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..order.sizes import check_size
+from .initialisation import initialise_by_fan_out
 
 MAP_SIZE = 8  # of the learned maps before they are stretched to the features
 DILATIONS = (1, 2, 5, 7)
@@ -126,6 +127,7 @@ class EGEUNet(nn.Module):
         self.bridges = nn.ModuleList(AggregationBridge(deep, shallow, out_channels) for deep, shallow in upwards)
         self.guides = nn.ModuleList(nn.Conv2d(shallow, out_channels, 1) for _, shallow in upwards)
         self.head = nn.Conv2d(channels[0], out_channels, 1)
+        self.apply(initialise_by_fan_out)
 
     def forward(self, image: Tensor) -> Tensor | list[Tensor]:
         check_size(image, "EGEUNet", 32)

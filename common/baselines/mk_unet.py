@@ -36,7 +36,7 @@ class MKUNet(nn.Module):
     """MK-UNet-T (Rahman and Marculescu 2025): 27,384 parameters.
 
     It differs from the paper's backbone (`OrderNet` with ``attention_skips=()``) by gates on the four skips, by no
-    bias in its channel attention, and by three more heads, on the maps of strides 16, 8 and 4. Those are part of the
+    bias in its channel attention, and by three more heads, on the maps of strides 8, 4 and 2. Those are part of the
     published count; they are used where ``deep_supervision`` is on and the network is training, and idle otherwise.
 
     Args:
@@ -52,7 +52,7 @@ class MKUNet(nn.Module):
         ValueError: where H or W is not a positive multiple of 32.
     """
 
-    idle = ("heads.0.", "heads.1.", "heads.2.")  # parameters that no output depends on without deep supervision
+    idle = ("heads.0.", "heads.1.", "heads.2.")  # frozen without deep supervision: no output depends on them
 
     def __init__(
         self,
@@ -72,7 +72,10 @@ class MKUNet(nn.Module):
         self.spatial_attention = SpatialAttention()
         self.decoder = nn.ModuleList(MultiKernelInvertedResidual(*pair) for pair in pairwise(widths))
         self.gates = nn.ModuleList(GroupedAttentionGate(width, width // 2) for width in widths[1:-1])
+        self.apply(_initialise)
         self.heads = nn.ModuleList(nn.Conv2d(width, out_channels, 1) for width in widths[2:])
+        if not deep_supervision:  # several processes would wait for their gradients
+            self.heads[:-1].requires_grad_(False)
 
     def forward(self, image: Tensor) -> Tensor | list[Tensor]:
         check_size(image, "MKUNet", 32)
@@ -92,3 +95,11 @@ class MKUNet(nn.Module):
         logits = [head(each) for head, each in zip(self.heads, maps[1:], strict=True)]
         full = [F.interpolate(each, size=image.shape[2:], mode="bilinear", align_corners=False) for each in logits]
         return full[::-1]
+
+
+def _initialise(module: nn.Module) -> None:
+    # The public definition's, of all but the heads.
+    if isinstance(module, nn.Conv2d):
+        nn.init.normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -1,4 +1,4 @@
-"""What nnU-Net would set up for images of 256², by MONAI's DynUNet: a reference, and no row of the paper."""
+"""The 2-D network of nnU-Net, by MONAI's DynUNet: a reference, and no row of the paper."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ class NNUNetReference(DynUNet):
     """The 2-D network of nnU-Net (Isensee et al. 2021): instance norm, leaky ReLU, strided convolutions.
 
     The paper's "nnUNet" is `UNet`. This is the network alone: of nnU-Net's pipeline, its folds and its ensembles
-    nothing is here.
+    nothing is here. nnU-Net would plan a seventh stage of 512 channels for images of 256²; six are the default, so that
+    every multiple of 32 fits.
 
     Args:
         in_channels: channels of the image.

@@ -118,7 +118,7 @@ class PraNet(nn.Module):
         ValueError: where H or W is not a positive multiple of 32.
     """
 
-    idle = ("backbone.fc.",)  # parameters that no output depends on
+    idle = ("backbone.fc.",)  # frozen: no output depends on it
 
     def __init__(
         self, in_channels: int = 3, out_channels: int = 1, deep_supervision: bool = False, pretrained: bool = False
@@ -126,6 +126,7 @@ class PraNet(nn.Module):
         super().__init__()
         self.deep_supervision = deep_supervision
         self.backbone = _backbone(in_channels, pretrained)
+        self.backbone.fc.requires_grad_(False)  # several processes would wait for its gradient
         self.fields = nn.ModuleList(ReceptiveField(width, 32) for width in FEATURES)
         self.coarse = PartialDecoder(32, out_channels)
         self.refine = nn.ModuleList(

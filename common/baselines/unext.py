@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..order.sizes import check_size
+from .initialisation import initialise_by_fan_out
 
 SHIFTS = (-2, -1, 0, 1, 2)
 
@@ -26,9 +27,9 @@ def shift(x: Tensor, dim: int) -> Tensor:
 
 
 class ShiftedMLP(nn.Module):
-    """x + W₂·shift_rows(GELU(DW(W₁·shift_columns(LN(x))))), the paper's tokenised MLP block.
+    """x + W₂·shift_columns(GELU(DW(W₁·shift_rows(LN(x))))), the tokenised MLP block.
 
-    ``(B, C, H, W)`` → the same shape.
+    ``(B, C, H, W)`` → the same shape. The order of the axes is the public definition's.
     """
 
     def __init__(self, channels: int) -> None:
@@ -36,11 +37,15 @@ class ShiftedMLP(nn.Module):
         self.norm = nn.LayerNorm(channels)
         self.first, self.second = (nn.Conv2d(channels, channels, 1) for _ in range(2))
         self.depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+        initialise_by_fan_out(self.depthwise)
+        for layer in (self.first, self.second):
+            nn.init.trunc_normal_(layer.weight, std=0.02)
+            nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         normed = _over_channels(self.norm, x)
-        mixed = F.gelu(self.depthwise(self.first(shift(normed, 3))))
-        return x + self.second(shift(mixed, 2))
+        mixed = F.gelu(self.depthwise(self.first(shift(normed, 2))))
+        return x + self.second(shift(mixed, 3))
 
 
 def _over_channels(norm: nn.LayerNorm, x: Tensor) -> Tensor:
@@ -68,6 +73,7 @@ class UNeXt(nn.Module):
         one, two, three, four, five = channels
         self.encoder = nn.ModuleList(_conv_bn(*pair) for pair in ((in_channels, one), (one, two), (two, three)))
         self.embed = nn.ModuleList(nn.Conv2d(*pair, 3, stride=2, padding=1) for pair in ((three, four), (four, five)))
+        self.embed.apply(initialise_by_fan_out)
         self.embed_norms = nn.ModuleList(nn.LayerNorm(width) for width in (four, five))
         self.encoder_mlps = nn.ModuleList(ShiftedMLP(width) for width in (four, five))
         self.encoder_norms = nn.ModuleList(nn.LayerNorm(width) for width in (four, five))

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from benchmarks import order_complexity, order_memory, order_speed
-from benchmarks.configurations import BACKBONE, CONFIGURATIONS
+from benchmarks.configurations import BACKBONE, CONFIGURATIONS, MK_UNET, UNET
 from benchmarks.order_memory import LIMIT, median_ratio, seconds_in_turns
 from benchmarks.peak_memory import MEBIBYTE, measure
 from benchmarks.reporting import table
@@ -77,7 +77,7 @@ def test_steps_take_turns() -> None:
     order: list[str] = []
     steps = {"a": lambda: order.append("a"), "b": lambda: order.append("b")}
     seconds = seconds_in_turns(steps, rounds=2)
-    assert "".join(order) == "ab" + "abab"  # one warm-up of each, not timed
+    assert "".join(order) == "aabb" + "abab"  # two warm-ups of each, not timed
     assert [len(values) for values in seconds.values()] == [2, 2]
 
 
@@ -180,7 +180,7 @@ def test_the_command_prints_and_writes_what_it_measured(command, tmp_path: Path,
     assert report["parameters"]["batch"] == 2
     if command is order_memory:
         assert "backbone" in printed
-        assert set(report["results"]["peak_bytes"]) == {"backbone", "fused", "materialised"}
+        assert set(report["results"]["peak_bytes"]) == {"backbone", "fused", "materialised", MK_UNET, UNET}
         assert report["results"]["limits_kept"] is None
     else:
         rows = report["results"]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from monai.bundle import ConfigParser
 
-from benchmarks import order_tables
+from benchmarks import configurations, order_tables, segmenter_rows
 from benchmarks.segmenter_rows import ROWS, TABLES
 from tests.bundles.contract import REPOSITORY
 from tests.bundles.drawn import SIDE, draw_prepared
@@ -65,13 +66,61 @@ def test_a_table_is_trained_measured_and_goes_on(given: list[str], tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_two_processes_share_the_batches_of_a_row(given: list[str], tmp_path: Path, capsys) -> None:
+@pytest.mark.parametrize("name", ["order", "mk_unet", "pranet"])
+def test_two_processes_share_the_batches_of_a_row(given: list[str], tmp_path: Path, capsys, name: str) -> None:
+    """Two steps at least: where a parameter has no gradient, the processes would wait for it in the second."""
+    if name == "pranet" and find_spec("timm") is None:
+        pytest.skip("timm is not installed")
     out = tmp_path / "table"
-    order_tables.main(["--table", "7", *given, "--out", str(out), "--rows", "order", "--processes", "2"])
+    order_tables.main(["--table", "7", *given, "--out", str(out), "--rows", name, "--processes", "2"])
     assert "batches of 2 shared by 2 processes" in capsys.readouterr().out
-    command = " ".join(json.loads((out / "order_0" / "outcome.json").read_text())["commands"][0])
+    command = " ".join(json.loads((out / f"{name}_0" / "outcome.json").read_text())["commands"][0])
     assert "--nproc_per_node=2" in command and "multi_gpu_train.yaml" in command and "--batch_size 1" in command
-    assert (out / "order_0" / "run" / "history.csv").read_text().count("\n") == 2  # one process keeps the books
+    assert (out / f"{name}_0" / "run" / "history.csv").read_text().count("\n") == 2  # one process keeps the books
+
+
+def _settings(given: list[str], tmp_path: Path, *more: str) -> Namespace:
+    return order_tables.checked(order_tables.parse(["--table", "7", *given, "--out", str(tmp_path / "table"), *more]))
+
+
+def test_a_changed_overlay_is_another_row(given: list[str], tmp_path: Path, monkeypatch) -> None:
+    settings = _settings(given, tmp_path, "--rows", "order")
+    before = order_tables.digest("mk_unet", settings), order_tables.digest("order", settings)
+    changed = tmp_path / "mk_unet.yaml"
+    changed.write_text((segmenter_rows.OVERLAYS / "mk_unet.yaml").read_text() + "  window: 0.5\n")
+    monkeypatch.setattr(segmenter_rows, "OVERLAYS", tmp_path)
+    assert order_tables.digest("mk_unet", settings) != before[0]
+    assert order_tables.digest("order", settings) == before[1]
+
+
+def test_seeds_and_rows_count_once(given: list[str], tmp_path: Path) -> None:
+    settings = _settings(given, tmp_path, "--seeds", "1", "0", "1", "--rows", "order", "order")
+    assert (settings.seeds, settings.rows) == ([1, 0], ["order"])
+
+
+def test_the_first_version_is_measured_in_windows_as_it_trains(given: list[str], tmp_path: Path) -> None:
+    for recipe, configs in (("recipe_v1", ["evaluate", "evaluate_v1", "unet"]), ("recipe_best", ["evaluate", "unet"])):
+        settings = _settings(given, tmp_path, "--rows", "unet", "--recipe", recipe)
+        assert [Path(file).stem for file in order_tables.measuring_files("unet", settings)] == configs
+
+
+def test_table_10_of_another_bundle_has_no_figure_of_the_papers(given: list[str], tmp_path: Path) -> None:
+    outcome = {"dice": 0.5, "iou": 0.4, "without_empty": 0.5, "sources": {}, "best_epoch": 1}
+    counted = {"order": {"parameters": 42_265, "convolutions": 1, "algorithm": 1}}
+    for bundle, printed in (("order_polyps", "72.7 ± 0.8"), ("order_brisc", "–")):
+        settings = _settings(given, tmp_path, "--rows", "order")
+        settings.table, settings.bundle = 10, bundle
+        row = order_tables.show({"order": [outcome]}, counted, settings).splitlines()[2]
+        assert row.split("  ")[-1].strip() == printed
+
+
+def test_a_network_that_cannot_be_built_is_told_first(given: list[str], tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(configurations, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit) as ended:
+        order_tables.main(["--table", "7", *given, "--out", str(tmp_path / "table")])
+    assert ended.value.code == 2
+    assert "pranet needs timm; pip install" in capsys.readouterr().err
+    assert not (tmp_path / "table").exists()
 
 
 @pytest.mark.parametrize(
