@@ -29,10 +29,12 @@ class TestOrderBrisc(SegmenterContract):
     overlays = {  # noqa: RUF012
         "recipe_best": ("train", "recipe_best"),
         "recipe_best_second_cycle": ("train", "recipe_best", "recipe_best_second_cycle"),
+        "recipe_best_third_cycle": ("train", "recipe_best", "recipe_best_third_cycle"),
         "recipe_v1": ("train", "recipe_v1"),
     }
     needs = {  # noqa: RUF012
-        "recipe_best_second_cycle": {"pretrained": REPOSITORY / "order_brisc" / "models" / "model.pt"}
+        f"recipe_best_{cycle}_cycle": {"pretrained": REPOSITORY / "order_brisc" / "models" / "model.pt"}
+        for cycle in ("second", "third")
     }
 
     def test_every_config_is_tested(self):
