@@ -109,7 +109,10 @@ def checked(settings: argparse.Namespace) -> argparse.Namespace:
     settings.rows = list(dict.fromkeys(settings.rows or TABLES[settings.table]))
     settings.seeds = list(dict.fromkeys(settings.seeds))
     settings.split = settings.split or ("validation" if settings.table == 10 else "test")
-    for path in _configs(settings, "train", "evaluate", *settings.recipe):
+    files = [
+        file for row in settings.rows for file in (*_training_files(row, settings), *measuring_files(row, settings))
+    ]
+    for path in dict.fromkeys(files):
         if not Path(path).is_file():
             raise InputError(f"--bundle, --recipe: there is no {path}")
     merged = ConfigParser.load_config_files(_configs(settings, "train", *settings.recipe))

@@ -33,9 +33,10 @@ MEBIBYTE = 2**20
 FORMS = ("fused", "materialised")
 
 
-def random_image(batch: int, size: int) -> Tensor:
+def random_image(batch: int, size: int, device: str, channels_last: bool) -> Tensor:
     """``(batch, 3, size, size)`` of normal noise, always the same."""
-    return torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(0))
+    image = torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(0))
+    return image.to(device, memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
 
 class Step:
@@ -62,21 +63,18 @@ class Step:
         network: str = "OrderNet",
         runtime: str = "eager",
     ) -> None:
-        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             built = NETWORKS[network](**arguments)
         built = built if form == "fused" else materialised(built)
-        self.network: nn.Module = built.train(train).to(device, memory_format=self.memory_format)
+        memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.network: nn.Module = built.train(train).to(device, memory_format=memory_format)
         self.optimiser = torch.optim.AdamW(self.network.parameters()) if train else None
         self.device = device
-        self.image, self.mask = self._batch(batch, size)
+        self.image = random_image(batch, size, device, channels_last)
+        noise = torch.rand(batch, 1, size, size, generator=torch.Generator().manual_seed(1))
+        self.mask = (noise > 0.9).float().to(device)
         self.runner = self.network if train else runner(self.network, runtime, self.image)
-
-    def _batch(self, batch: int, size: int) -> tuple[Tensor, Tensor]:
-        image = random_image(batch, size)
-        mask = (torch.rand(batch, 1, size, size, generator=torch.Generator().manual_seed(1)) > 0.9).float()
-        return image.to(self.device, memory_format=self.memory_format), mask.to(self.device)
 
     def logits(self) -> Tensor:
         """What the network computes of the batch, in its runtime."""
@@ -158,8 +156,8 @@ def measure_here(request: dict[str, Any]) -> dict[str, float]:
 
 
 def _loaded(request: dict[str, Any], runtime: str, file: Path) -> Callable[[], float]:
-    image, network = random_image(request["batch"], request["size"]), load(file, runtime, request["device"])
-    image = image.to(request["device"])
+    image = random_image(request["batch"], request["size"], request["device"], request["channels_last"])
+    network = load(file, runtime, request["device"])
 
     def step() -> float:
         with torch.no_grad():

@@ -173,7 +173,7 @@ def test_fused_attention_takes_a_twentieth_of_the_materialised_memory() -> None:
 @pytest.mark.parametrize("command", [order_memory, order_speed], ids=lambda module: module.__name__)
 def test_the_command_prints_and_writes_what_it_measured(command, tmp_path: Path, capsys) -> None:
     file = tmp_path / "figures.json"
-    chosen = [] if command is order_memory else ["--rows", *SPEED_ROWS, "--runtimes", "torchscript"]
+    chosen = [] if command is order_memory else ["--rows", *SPEED_ROWS, "--runtimes", "torchscript", "onnx"]
     command.main(["--size", "64", "--batch", "2", "--rounds", "1", "--out", str(file), *chosen])
     report, printed = json.loads(file.read_text()), capsys.readouterr().out
     assert report["command"] in printed
@@ -184,7 +184,7 @@ def test_the_command_prints_and_writes_what_it_measured(command, tmp_path: Path,
         assert report["results"]["limits_kept"] is None
     else:
         rows = report["results"]
-        wanted = [(name, runtime) for name in SPEED_ROWS for runtime in ("eager", "torchscript")]
+        wanted = [(name, runtime) for name in SPEED_ROWS for runtime in ("eager", "torchscript", "onnx")]
         assert [(row["configuration"], row["runtime"]) for row in rows] == wanted
         assert all(row["peak_bytes"] > 0 and row["milliseconds"] > 0 for row in rows)
         assert all(row["by_eager"] == 1 and row["other_pixels"] == 0 for row in rows if row["runtime"] == "eager")

@@ -73,7 +73,7 @@ def test_images_come_in_the_memory_format_asked_for(channels_last):
 
 
 def test_images_come_as_plain_tensors():
-    """A MetaTensor would be carried through every operation of the network, at a tenth of a step's time."""
+    """A MetaTensor, with its book-keeping, would be carried through every operation of the network."""
     batch = {key: MetaTensor(value) for key, value in _batch(64).items()}
     assert all(
         type(part) is torch.Tensor for size in (32, 64) for part in ResolutionSchedule([[1.0, size]], 1)(batch, CPU)
