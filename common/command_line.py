@@ -68,7 +68,7 @@ def command_line_faults(arguments: Sequence[str] | None = None) -> list[str]:
     if given.get("tracking"):
         config = {**DEFAULT_MLFLOW_SETTINGS["configs"], **config}
     faults = [f"{place!r} belongs to no --key; put quotes around what has blanks in it" for place in places[1:]]
-    faults += [fault for key, value in overrides.items() if (fault := _override_fault(config, key, value))]
+    faults += [fault for key, value in overrides.items() if (fault := override_fault(config, key, value))]
     if faults:
         return faults
     components = list(_components(_overridden(config, overrides)))
@@ -120,7 +120,11 @@ def _parameters(component: Mapping[str, Any]) -> Mapping[str, inspect.Parameter]
         return None
 
 
-def _override_fault(config: Mapping[str, Any], key: str, value: Any) -> str | None:
+def override_fault(config: Mapping[str, Any], key: str, value: Any) -> str | None:
+    """What is wrong with `value` for `key` of a config, in one line; None where nothing is.
+
+    A key is one that the config has, or an argument that the component it names takes.
+    """
     parts = key.lstrip("+").replace("::", "#").split("#")
     node: Any = config
     for depth, part in enumerate(parts):

@@ -96,6 +96,10 @@ def _section(records: Sequence[ImageRecord], settings: Bootstrap) -> dict[str, A
         "mean_over_sources": _row(list(sources.values()), settings),
         "all_images": _row([records], settings),
         "sources": {name: _row([part], settings) for name, part in sources.items()},
+        "kinds": {
+            name: {value: _row([part], settings) for value, part in parts.items()}
+            for name, parts in by_kind(records).items()
+        },
     }
 
 
@@ -136,9 +140,5 @@ def summarise(
         "sizes": [
             {"name": name, "from": start, "to": end, **_row([part], settings)} for name, start, end, part in parts
         ],
-        "kinds": {
-            name: {value: _row([part], settings) for value, part in parts.items()}
-            for name, parts in by_kind(records).items()
-        },
         "without_empty": main if len(lesions) == len(records) else _section(lesions, settings),
     }

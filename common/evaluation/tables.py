@@ -37,6 +37,13 @@ def _sources(section: dict[str, Any]) -> list[list[str]]:
     return [*lines, _line("mean of sources", section["mean_over_sources"]), _line("all images", section["all_images"])]
 
 
+def _kinds(section: dict[str, Any]) -> list[list[str]]:
+    lines = []
+    for kind, parts in section["kinds"].items():
+        lines += [[""], [f"by {kind}"], *(_line(value, part) for value, part in parts.items())]
+    return lines
+
+
 def interval_note(settings: dict[str, Any], grouped: bool) -> str:
     """One line on what the brackets hold."""
     unit = "whole groups (the frames of one sequence stay together)" if grouped else "images"
@@ -52,10 +59,10 @@ def summary_table(summary: dict[str, Any]) -> str:
     where = f"at {size[0]} × {size[1]} px" if size else "at mixed sizes"
     rows = [["", "images", *_heads(summary), "no HD95", "missed"], *_sources(summary), [""]]
     rows += [["by lesion size (share of the image)"], *(_line(part["name"], part) for part in summary["sizes"])]
-    for kind, parts in summary.get("kinds", {}).items():
-        rows += [[""], [f"by {kind}"], *(_line(value, part) for value, part in parts.items())]
+    rows += _kinds(summary)
     if empty := summary["images_without_lesion"]:
         rows += [[""], ["without the images that have no lesion"], *_sources(summary["without_empty"])]
+        rows += _kinds(summary["without_empty"])
     lines = [f"{summary['images']} images {where}", "", *align(rows), ""]
     lines.append(interval_note(summary["bootstrap"], grouped=dice["groups"] < dice["n"]))
     lines.append("Dice counts as 1 where both masks are empty, as 0 where one is; HD95 has no value there (no HD95)")

@@ -21,7 +21,7 @@ import pytest
 import yaml
 from monai.bundle import ConfigParser
 
-from common.command_line import command_line_faults
+from common.command_line import command_line_faults, override_fault
 from common.settings import RULES, Rule
 from tests.bundles.drawn import tree
 from tests.bundles.warm import WarmPython
@@ -148,12 +148,17 @@ class BundleContract:
 
     def test_an_overlay_changes_only_what_is_there(self):
         for names in self.overlays.values():
-            merged = ConfigParser(ConfigParser.load_config_file(self.config(names[0])))
-            for name in names[1:]:
+            for place, name in enumerate(names[1:], start=1):
+                below = ConfigParser.load_config_files([str(self.config(each)) for each in names[:place]])
                 overlay = ConfigParser.load_config_file(self.config(name))
-                unknown = [key for key in overlay if key.lstrip("+") not in merged and key != "finalize"]
-                assert unknown == [], name
-                merged = ConfigParser(ConfigParser.load_config_files([*map(str, map(self.config, names))]))
+                faults = [override_fault(below, key, value) for key, value in overlay.items() if key != "finalize"]
+                assert [fault for fault in faults if fault] == [], name
+
+    def test_an_overlay_with_a_slip_of_the_pen_is_told(self):
+        names = next(names for names in self.overlays.values() if len(names) > 1)
+        below = ConfigParser.load_config_files([str(self.config(name)) for name in names])
+        assert "did you mean --output_dir?" in override_fault(below, "outpt_dir", "runs")
+        assert "unknown key" in override_fault(below, "train#handler", [])
 
     def test_every_component_can_be_imported(self):
         for names in [(name,) for name in self.aliases] + list(self.overlays.values()):

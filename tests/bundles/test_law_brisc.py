@@ -8,4 +8,3 @@ from tests.bundles.painter_contract import PainterContract
 class TestLawBrisc(PainterContract):
     bundle = "law_brisc"
     prompt = "An MRI of a brain tumour."
-    to_give = {"dataset_dir", "segmenter"}  # noqa: RUF012

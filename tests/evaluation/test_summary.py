@@ -94,18 +94,24 @@ def test_each_kind_of_image_has_its_own_figures(tmp_path):
         record("1.png", 0.8, kinds={"class": "glioma", "plane": "axial"}),
         record("2.png", 0.6, kinds={"class": "glioma", "plane": "coronal"}),
         record("3.png", 0.1, kinds={"class": "pituitary", "plane": "coronal"}),
-        record("4.png", 1.0, area=0, pred_area=0.0, kinds={"class": "none"}),
+        record("4.png", 1.0, area=0, pred_area=0.0, kinds={"class": "none", "plane": "axial"}),
     ]
     write_records(tmp_path / "per_image.csv", records)
     summary = summarise(read_records(tmp_path / "per_image.csv"), bootstrap=QUICK)
-    found = {
-        kind: {value: (row["images"], row["dice"]["mean"]) for value, row in values.items()}
-        for kind, values in summary["kinds"].items()
-    }
-    assert found["class"] == {"glioma": (2, pytest.approx(0.7)), "none": (1, 1.0), "pituitary": (1, 0.1)}
-    assert found["plane"] == {"axial": (1, 0.8), "coronal": (2, pytest.approx(0.35))}
-    table = summary_table(summary)
-    assert all(text in table for text in ("by class", "by plane", "pituitary"))
+    found, lesions = (
+        {
+            kind: {value: (row["images"], row["dice"]["mean"]) for value, row in values.items()}
+            for kind, values in section["kinds"].items()
+        }
+        for section in (summary, summary["without_empty"])
+    )
+    tumours = {"glioma": (2, pytest.approx(0.7)), "pituitary": (1, 0.1)}
+    assert found["class"] == tumours | {"none": (1, 1.0)} and lesions["class"] == tumours
+    assert found["plane"] == {"axial": (2, pytest.approx(0.9)), "coronal": (2, pytest.approx(0.35))}
+    assert lesions["plane"] == {"axial": (1, 0.8), "coronal": (2, pytest.approx(0.35))}
+    every, without = summary_table(summary).split("without the images that have no lesion")
+    assert all(text in part for part in (every, without) for text in ("by class", "by plane", "pituitary", "axial"))
+    assert "none" in every and "none" not in without
     assert summarise(some_records(), bootstrap=QUICK)["kinds"] == {}
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from common.data import read_datalist
 from common.data.pairs import prepare_pairs
@@ -103,6 +103,17 @@ def test_a_picture_is_known_again_in_another_format_and_size(weights, tmp_path, 
     seen = seen_before(weights, items)
     assert len(items) == 17
     assert seen["training"] + seen["validation"] == len(trained_on & {f"a_{number}" for number in range(5)}) > 1
+
+
+def test_a_mirrored_picture_is_known_again(weights, tmp_path):
+    shown = [Image.fromarray(picture) for picture in _pictures(12)]
+    save(tmp_path / "trained", shown, ".png")
+    write_record(weights, training_record(prepared(tmp_path / "trained", tmp_path / "a")))
+    record = read_record(weights)
+    save(tmp_path / "again", [ImageOps.mirror(picture) for picture in shown], ".jpg")
+    other = prepared(tmp_path / "again", tmp_path / "b")
+    items = [item for key in ("training", "validation", "test") for item in read_datalist(other, None, key)]
+    assert seen_before(weights, items) == {key: len(signs) for key, signs in record.items()}
 
 
 @pytest.mark.parametrize(
