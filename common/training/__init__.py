@@ -2,6 +2,7 @@
 
 from .checkpoints import RunCheckpoint
 from .datasets import EpochSeededDataset, EpochSeeding
+from .depthwise import placed
 from .distributed import begin_distributed, distributed_network, local_device
 from .handlers import StopOnNonFiniteLoss, TensorBoardOverlays, TrainingProgressBar, loss_of
 from .history import History
@@ -28,4 +29,5 @@ __all__ = [
     "keep_freed_memory",
     "local_device",
     "loss_of",
+    "placed",
 ]
