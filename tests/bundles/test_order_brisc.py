@@ -34,11 +34,12 @@ class TestOrderBrisc(SegmenterContract):
         "recipe_best": ("train", "recipe_best"),
         "recipe_best_second_cycle": ("train", "recipe_best", "recipe_best_second_cycle"),
         "recipe_best_third_cycle": ("train", "recipe_best", "recipe_best_third_cycle"),
+        "recipe_best_fourth_cycle": ("train", "recipe_best", "recipe_best_fourth_cycle"),
         "recipe_v1": ("train", "recipe_v1"),
     }
     needs = {  # noqa: RUF012
         f"recipe_best_{cycle}_cycle": {"pretrained": REPOSITORY / "order_brisc" / "models" / "model.pt"}
-        for cycle in ("second", "third")
+        for cycle in ("second", "third", "fourth")
     }
 
     def test_every_config_is_tested(self):
