@@ -8,12 +8,12 @@ from them; but who has the picture can tell whether it was among them.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import ImageOps
+from PIL import Image, ImageOps
 
 from .data import read_datalist
 from .data.folder import load_json
@@ -31,12 +31,16 @@ def record_path(weights: str | Path) -> Path:
     return Path(weights).with_suffix(SUFFIX)
 
 
-def _signs_of(items: Sequence[Mapping[str, Any]], mirrored: bool = False) -> list[np.ndarray]:
-    def signs(path: Path) -> np.ndarray:
-        picture = open_image(path)
-        return recognition_signs(ImageOps.mirror(picture) if mirrored else picture)
+def _signs_of(
+    items: Sequence[Mapping[str, Any]], sign: Callable[[Image.Image], np.ndarray] = recognition_signs
+) -> list[np.ndarray]:
+    paths = [Path(item["image"]) for item in items]
+    return in_threads(lambda path: sign(open_image(path)), paths, "compare", progress=False)
 
-    return in_threads(signs, [Path(item["image"]) for item in items], "compare", progress=False)
+
+def _signs_both_ways(picture: Image.Image) -> np.ndarray:
+    # (2, 32): as it is and mirrored left to right
+    return np.stack([recognition_signs(picture), recognition_signs(ImageOps.mirror(picture))])
 
 
 def read_record(weights: str | Path) -> dict[str, list[str]]:
@@ -93,6 +97,6 @@ def seen_before(weights: str | Path, items: Sequence[Mapping[str, Any]]) -> dict
     record = read_record(weights)
     if not record or not items:
         return {}
-    both = [np.stack(_signs_of(items, mirrored)) for mirrored in (False, True)]
+    both = np.stack(_signs_of(items, _signs_both_ways), axis=1)
     known = {key: np.frombuffer(bytes.fromhex("".join(record[key])), np.uint8).reshape(-1, 32) for key in LISTS}
     return {key: int(np.any([recognised(signs, known[key]) for signs in both], axis=0).sum()) for key in LISTS}

@@ -11,16 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.nn.grad import conv2d_input, conv2d_weight
 
 _NARROW = 3  # columns; what oneDNN is fast for
-
-
-def _gradient(of_weight: bool, gradient: Tensor, image: Tensor, weight: Tensor, padding: tuple[int, int]) -> Tensor:
-    mask = [not of_weight, of_weight, False]
-    both = torch.ops.aten.convolution_backward(
-        gradient, image, weight, None, [1, 1], list(padding), [1, 1], False, [0, 0], image.shape[1], mask
-    )
-    return both[1] if of_weight else both[0]
 
 
 class _Depthwise5(torch.autograd.Function):
@@ -35,16 +28,18 @@ class _Depthwise5(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
         image, weight = ctx.saved_tensors
+        channels = image.shape[1]
         of_image = of_weight = None
         if ctx.needs_input_grad[0]:
-            of_image = _gradient(False, gradient, image, weight, (2, 2))
+            of_image = conv2d_input(image.shape, weight, gradient, padding=2, groups=channels)
         if ctx.needs_input_grad[1]:
             of_weight = torch.empty_like(weight)
             padded, width = F.pad(image, (2, 2)), image.shape[3]
             for first in (0, 2):  # columns 0 to 2, then 2 to 4: the middle one comes out twice, and equal
                 part = padded[..., first : first + width + _NARROW - 1]
                 columns = slice(first, first + _NARROW)
-                of_weight[..., columns] = _gradient(True, gradient, part, weight[..., columns], (2, 0))
+                narrow = weight[..., columns].shape
+                of_weight[..., columns] = conv2d_weight(part, narrow, gradient, padding=(2, 0), groups=channels)
         return of_image, of_weight
 
 
