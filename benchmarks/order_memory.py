@@ -54,9 +54,14 @@ def seconds_in_turns(steps: dict[str, Step], rounds: int) -> dict[str, list[floa
     return seconds
 
 
+def round_ratios(numerators: list[float], denominators: list[float]) -> list[float]:
+    """The ratio within each round."""
+    return [top / bottom for top, bottom in zip(numerators, denominators, strict=True)]
+
+
 def median_ratio(numerators: list[float], denominators: list[float]) -> float:
     """Median over the rounds of the ratio within a round."""
-    return statistics.median(top / bottom for top, bottom in zip(numerators, denominators, strict=True))
+    return statistics.median(round_ratios(numerators, denominators))
 
 
 def compare(settings: argparse.Namespace) -> dict[str, Any]:
@@ -76,11 +81,18 @@ def compare(settings: argparse.Namespace) -> dict[str, Any]:
 
 
 def train_all_skips(settings: argparse.Namespace) -> dict[str, Any]:
-    """Two steps with all four skips at batch 1, in a process of its own."""
-    common = {"form": "fused", "train": True, "device": settings.device, "channels_last": settings.channels_last}
-    start = time.perf_counter()
-    result = measure({"attention_skips": ALL_SKIPS}, settings.size, 1, **common)
-    return {"peak_bytes": int(result["bytes"]), "loss": result["loss"], "seconds": time.perf_counter() - start}
+    """Two steps with all four skips at batch 1, and what MK-UNet and U-Net take for them; each in a process of its own.
+
+    The bytes as "peak_bytes" by network, the loss of ORDER's second step as "loss".
+    """
+    forms = _forms(settings)
+    asked = {"all four skips": {**forms["fused"], "arguments": {"attention_skips": ALL_SKIPS}}}
+    asked |= {name: forms[name] for name in (MK_UNET, UNET)}
+    measured = {name: measure(**form, size=settings.size, batch=1) for name, form in asked.items()}
+    return {
+        "peak_bytes": {name: int(result["bytes"]) for name, result in measured.items()},
+        "loss": measured["all four skips"]["loss"],
+    }
 
 
 def _print(results: dict[str, Any], all_skips: dict[str, Any], settings: argparse.Namespace) -> None:
@@ -98,10 +110,8 @@ def _print(results: dict[str, Any], all_skips: dict[str, Any], settings: argpars
     print(
         f"time, materialised by fused: {results['materialised_by_fused_seconds']:.2f} (median of the rounds; limit 1)"
     )
-    print(
-        f"all four skips at {settings.size}², batch 1: peak {all_skips['peak_bytes'] / MEBIBYTE:,.1f} MiB, "
-        f"loss {all_skips['loss']:.4f} after two steps, {all_skips['seconds']:.1f} s with the start of the process"
-    )
+    peaks = ", ".join(f"{name} {peak / MEBIBYTE:,.1f}" for name, peak in all_skips["peak_bytes"].items())
+    print(f"two steps at {settings.size}², batch 1, peak MiB: {peaks}; loss with all four {all_skips['loss']:.4f}")
 
 
 def run(settings: argparse.Namespace) -> bool:

@@ -1,28 +1,30 @@
 """Speed and memory of inference (the paper's table 9): ORDER, MK-UNet and U-Net, eager, compiled and exported.
 
 Times are taken in turns, one batch of each row a round, and are the medians over the rounds; "by eager" and "by U-Net"
-are how many times as fast a row is as the same network in eager PyTorch, and as U-Net in eager PyTorch, the median of
-the ratios within a round. They belong to the machine they were taken on: compare the rows with one another, not with
-the paper's, which are a GPU's. "other pixels" is how many of a million mask pixels a runtime sets otherwise than eager,
-with random weights on random images, where many logits are near 0. A compiled network has no peak memory here: it
-would be the compiler's.
+are how many times as fast a row is as the same network in eager PyTorch, and as U-Net in eager PyTorch: the median of
+the ratios within a round, so that they need not be the ratio of the medians; "quartiles" are those of "by eager". They
+belong to the machine they were taken on: compare the rows with one another, not with the paper's, which are a GPU's.
+"other pixels" is how many of a million mask pixels a runtime sets otherwise than eager, with random weights on random
+images, where many logits are near 0. A compiled network has no peak memory here: it would be the compiler's.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from common.errors import InputError, reports_input_errors
 
 from . import reporting
 from .configurations import ALL, BACKBONE, CONFIGURATIONS, MK_UNET, UNET, Configuration
-from .order_memory import median_ratio, seconds_in_turns
+from .order_memory import median_ratio, round_ratios, seconds_in_turns
 from .peak_memory import MEBIBYTE, Step, measure
-from .runtimes import RUNTIMES, check_runtimes
+from .runtimes import EXPORTED, RUNTIMES, check_runtimes
 
 USUAL = (*(configuration.name for configuration in CONFIGURATIONS), MK_UNET, UNET)
 
@@ -58,6 +60,7 @@ def collect(settings: argparse.Namespace) -> list[dict[str, Any]]:
                 "milliseconds": 1000 * each,
                 "images_per_second": 1 / each,
                 "by_eager": median_ratio(seconds[name, "eager"], seconds[row]),
+                "by_eager_quartiles": _quartiles(seconds[name, "eager"], seconds[row]),
                 "by_unet": median_ratio(unet, seconds[row]) if unet else None,
                 "other_pixels": _other_pixels(steps, row),
                 "peak_bytes": None if runtime == "compiled" else int(measure(**request)["bytes"]),
@@ -66,8 +69,34 @@ def collect(settings: argparse.Namespace) -> list[dict[str, Any]]:
     return results
 
 
-def run(settings: argparse.Namespace) -> None:
-    """Print the table."""
+def _quartiles(numerators: list[float], denominators: list[float]) -> tuple[float, float]:
+    first, third = np.percentile(round_ratios(numerators, denominators), [25, 75])
+    return float(first), float(third)
+
+
+def too_slow(results: list[dict[str, Any]], at_least: float) -> list[str]:
+    """A line for each ORDER that no exported runtime makes `at_least` times as fast as eager PyTorch."""
+    fastest: dict[str, float] = {}
+    for row in results:
+        if row["configuration"].startswith("ORDER") and row["runtime"] in EXPORTED:
+            fastest[row["configuration"]] = max(fastest.get(row["configuration"], 0.0), row["by_eager"])
+    return [
+        f"{name} is exported {ratio:.2f} times as fast as eager; {at_least:g} are wanted"
+        for name, ratio in fastest.items()
+        if ratio < at_least
+    ]
+
+
+def _check_judged(settings: argparse.Namespace) -> None:
+    # Else nothing would be judged, and that would read as kept.
+    if not set(settings.runtimes) & set(EXPORTED):
+        raise InputError(f"--at-least judges exported networks; add --runtimes {' or '.join(EXPORTED)}")
+    if not any(name.startswith("ORDER") for name in settings.rows):
+        raise InputError("--at-least judges ORDER; add it to --rows, such as 'ORDER[0, 1]'")
+
+
+def run(settings: argparse.Namespace) -> bool:
+    """Print the table; whether what was wanted at least was kept."""
     head = reporting.heading("benchmarks.order_speed", settings)
     results = collect(settings)
     rows = [
@@ -78,6 +107,7 @@ def run(settings: argparse.Namespace) -> None:
             f"{result['milliseconds']:.2f}",
             f"{result['images_per_second']:.1f}",
             f"{result['by_eager']:.2f}",
+            "{:.2f}–{:.2f}".format(*result["by_eager_quartiles"]),
             f"{result['by_unet']:.1f}" if result["by_unet"] else "–",
             f"{result['other_pixels']:.1f}",
             f"{result['peak_bytes'] / MEBIBYTE:.1f}" if result["peak_bytes"] else "–",
@@ -85,9 +115,12 @@ def run(settings: argparse.Namespace) -> None:
         )
         for result in results
     ]
-    header = ("configuration", "runtime", "parameters", "ms/img", "img/s", "by eager", "by U-Net", "other pixels")
-    print(reporting.table((*header, "peak MiB", "paper ms", "paper img/s", "paper MB"), rows))
+    header = ("configuration", "runtime", "parameters", "ms/img", "img/s", "by eager", "quartiles", "by U-Net")
+    print(reporting.table((*header, "other pixels", "peak MiB", "paper ms", "paper img/s", "paper MB"), rows))
+    slow = too_slow(results, settings.at_least) if settings.at_least is not None else []
+    print("".join(f"\n{line}" for line in slow), end="\n" if slow else "")
     reporting.finish(settings, head, results)
+    return not slow
 
 
 def _printed(result: dict[str, Any]) -> tuple[str, str, str]:
@@ -99,7 +132,7 @@ def _printed(result: dict[str, Any]) -> tuple[str, str, str]:
 
 @reports_input_errors
 def main(arguments: list[str] | None = None) -> None:
-    """The command."""
+    """The command. Exit code 1 if an exported ORDER is slower than ``--at-least`` allows."""
     options = reporting.parser("benchmarks.order_speed", __doc__)
     reporting.add_machine_options(options)
     options.add_argument("--rows", nargs="+", metavar="NAME", help=f"of {', '.join(map(repr, ALL))}")
@@ -107,6 +140,7 @@ def main(arguments: list[str] | None = None) -> None:
     options.add_argument("--size", type=int, help="height and width; 256, or 128 with --quick")
     options.add_argument("--batch", type=int, help="images a step; 4, or 2 with --quick; the paper's memory fits 16")
     options.add_argument("--rounds", type=int, help="timed steps of each; 5, or 2 with --quick")
+    options.add_argument("--at-least", type=float, help="times as fast as eager that an exported ORDER has to be")
     options.add_argument("--channels-last", action="store_true", help="channels-last memory format")
     options.add_argument("--quick", action="store_true", help="smaller and shorter, and fewer rows")
     settings = options.parse_args(arguments)
@@ -117,7 +151,10 @@ def main(arguments: list[str] | None = None) -> None:
     settings.rows = settings.rows or (quick if settings.quick else list(USUAL))
     reporting.check(settings)
     check_runtimes(settings.runtimes, settings.device)
-    run(settings)
+    if settings.at_least is not None:
+        _check_judged(settings)
+    if not run(settings):
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -140,7 +140,11 @@ def _cells(
 ) -> tuple[str, ...]:
     row = ROWS[name]
     sources = sorted({source for each in outcomes for source in each["sources"]})
-    printed = row.dice.get(f"{settings.bundle}, development" if settings.table == 10 else settings.bundle, "–")
+    table, split = (
+        (f"{settings.bundle}, development", "validation") if settings.table == 10 else (settings.bundle, "test")
+    )
+    as_printed = settings.split == split and settings.protocol in (None, "order")  # the paper's lists
+    printed = row.dice.get(table, "–") if as_printed else "–"
     return (
         row.name,
         f"{counted['parameters']:,}",
@@ -158,11 +162,22 @@ def show(
     outcomes: Mapping[str, list[Outcome]], counted: Mapping[str, Mapping[str, Any]], settings: argparse.Namespace
 ) -> str:
     """The table, with its budget below it; `counted` is `order_complexity.measure` of each row."""
-    header = ("row", "parameters", "conv. G", "with attention G", "Dice", "IoU", "Dice, lesions", "by source", "paper")
+    header = (
+        "row",
+        "parameters",
+        "conv. G at 256²",
+        "with attention G",
+        "Dice",
+        "IoU",
+        "Dice, lesions",
+        "by source",
+        "paper",
+    )
     rows = [_cells(name, own, counted[name], settings) for name, own in outcomes.items() if own]
     shared = f" shared by {settings.processes} processes" if settings.processes > 1 else ""
     budget = (
-        f"{settings.bundle}, {' + '.join(['train', *settings.recipe])}, {settings.epochs} epochs, "
+        f"{settings.bundle}, protocol {settings.protocol or 'by default'}, "
+        f"{' + '.join(['train', *settings.recipe])}, {settings.epochs} epochs, "
         f"{settings.image_size}², batches of {settings.batch_size}{shared}, learning rate {settings.learning_rate:g}, "
         f"validated every {settings.val_interval}, seeds {', '.join(map(str, settings.seeds))}; "
         f"measured on {settings.split}"

@@ -6,9 +6,11 @@ import argparse
 import csv
 import json
 import shlex
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +37,32 @@ def bundle_command(run: str, files: str | Sequence[str], options: Mapping[str, A
     return command + [part for key, value in options.items() for part in (f"--{key}", str(value))]
 
 
+@contextmanager
+def _stops_are_exceptions() -> Iterator[None]:
+    # By default SIGTERM ends this process at once and leaves the command that it started at work.
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _exit_code(command: Sequence[str], log: Path) -> int:
+    with _stops_are_exceptions(), log.open("ab") as stream:
+        started = subprocess.Popen(command, cwd=REPOSITORY, stdout=stream, stderr=subprocess.STDOUT)
+        try:
+            return started.wait()
+        except BaseException:
+            started.terminate()  # torchrun ends its processes then
+            try:
+                started.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                started.kill()
+            raise
+
+
 def succeeds(command: Sequence[str], log: Path) -> bool:
-    """Run a command, its output at the end of a file.
+    """Run a command, its output at the end of a file; stopped by SIGTERM or Ctrl-C, it stops the command too.
 
     Returns False where the loss ceased to be finite.
 
@@ -45,9 +71,7 @@ def succeeds(command: Sequence[str], log: Path) -> bool:
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     before = log.stat().st_size if log.is_file() else 0
-    with log.open("ab") as stream:
-        code = subprocess.run(command, cwd=REPOSITORY, stdout=stream, stderr=subprocess.STDOUT, check=False).returncode
-    if code == 0:
+    if _exit_code(command, log) == 0:
         return True
     said = log.read_bytes()[before:].decode(errors="replace")  # not what an earlier call has said
     if DIVERGED in said:

@@ -70,7 +70,7 @@ ROWS: dict[str, SegmenterRow] = {
 }
 LIGHT = ("mk_unet", "ege_unet_small", "ege_unet", "unext", "backbone", "order")
 TABLES: dict[int, tuple[str, ...]] = {
-    7: ("unet", "pranet", "nnunet_reference", *LIGHT),
+    7: (*LIGHT, "unet", "pranet", "nnunet_reference"),  # what may run out of memory or time, last
     8: ("backbone", "se", "cbam", "se_21", "cbam_21", "order"),
     10: ("backbone", "order_32", "order_21", "order", "order_all"),
 }

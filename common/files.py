@@ -8,11 +8,18 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from .errors import InputError
+
+try:
+    import fcntl
+except ImportError:  # Windows has none; nothing is held there
+    fcntl = None
+
+_held: dict[str, int] = {}  # folders by their real path, and the handles that hold them
 
 
 def _sync_folder(folder: Path) -> None:
@@ -51,6 +58,48 @@ def check_writable(folder: str | Path) -> None:
         raise InputError(
             f"cannot write to the folder {folder}: {error.strerror}; choose one you may write to"
         ) from None
+
+
+def hold_folder(folder: str | Path) -> None:
+    """Keep a folder for this process alone, until `release_folder` or the process's end, however that comes.
+
+    No file is left by it. Held again by the same process it stays held. Where the system or the disk knows no locks
+    (Windows, some network disks), nothing is held.
+
+    Raises:
+        InputError: if another process holds it.
+    """
+    name = os.path.realpath(folder)
+    if fcntl is None or name in _held:
+        return
+    handle = os.open(name, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise InputError(f"another process is at work in {folder}; wait for its end, or name another folder") from None
+    except OSError:
+        os.close(handle)
+        return
+    _held[name] = handle
+
+
+def release_folder(folder: str | Path) -> None:
+    """Let others have a folder that this process held; nothing where it did not."""
+    handle = _held.pop(os.path.realpath(folder), None)
+    if handle is not None:
+        os.close(handle)
+
+
+def _forget_held() -> None:
+    # A process that loads data, and outlives a killed parent by seconds, would hold its folder.
+    while _held:
+        with suppress(OSError):
+            os.close(_held.popitem()[1])
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_held)
 
 
 def write_with(path: str | Path, writer: Callable[[BinaryIO], Any]) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 from torch import nn
 
@@ -23,10 +24,11 @@ from .data import read_datalist
 from .data.folder import KEYS
 from .data.integrity import check_prepared
 from .errors import InputError, disk_error_line, reports_input_errors
-from .files import check_writable
+from .files import check_writable, hold_folder
 from .inference import check_inference_inputs
 from .provenance import LISTS, read_record, seen_before
 from .settings import RULES, Rule, setting_faults
+from .training.resolution import ResolutionSchedule
 from .weights import fit_weights, read_checkpoint
 
 
@@ -95,6 +97,7 @@ def check_training(
     output_dir: str,
     network: nn.Module,
     pretrained: str | None = None,
+    stages: Sequence[Sequence[Any]] | None = None,
     **settings: Any,
 ) -> None:
     """All that can be known to be wrong before training: keys, values, data, weights to begin with, output folder.
@@ -105,16 +108,29 @@ def check_training(
         output_dir: a folder that can be written to.
         network: that is trained.
         pretrained: weights of such a network, or None.
+        stages: those of the run's `ResolutionSchedule`, if it has one.
         settings: whatever else has a rule in `settings.RULES`.
     """
     named = {"output_dir": output_dir, "protocol": protocol, "pretrained": pretrained}
     faults = faults_of_keys(dataset_dir, {**named, **settings})
+    if stages is not None and not faults:
+        collect(faults, lambda: _check_smallest_batch(stages, settings))
     if is_text(pretrained):
         collect(faults, lambda: check_weights(copy.deepcopy(network), pretrained))
         collect(faults, lambda: read_record(pretrained))
     check_data(faults, dataset_dir, protocol, LISTS, "prepare it again with more images")
-    check_output(faults, output_dir)
+    check_output(faults, output_dir, held=True)
     raise_faults(faults)
+
+
+def _check_smallest_batch(stages: Sequence[Sequence[Any]], settings: Mapping[str, Any]) -> None:
+    schedule = ResolutionSchedule(stages, settings["epochs"], image_size=settings["image_size"])
+    smallest = min(min(sizes) for sizes in schedule.sizes)
+    if smallest == 32 and settings["batch_size"] * idist.get_world_size() == 1:
+        raise InputError(
+            f"--batch_size 1 at {smallest}², the smallest of train#resolution#stages at --image_size "
+            f"{settings['image_size']}, leaves one value to normalise over; raise either"
+        )
 
 
 @reports_input_errors
@@ -216,13 +232,21 @@ def check_data(faults: list[str], dataset_dir: Any, protocol: Any, keys: Sequenc
     faults += [fault if folder in fault.split(":")[0] else f"{folder}: {fault}" for fault in found]
 
 
-def check_output(faults: list[str], output_dir: Any) -> None:
-    """Add to `faults` if a folder cannot be written to; it is made, and stays only where nothing else is wrong."""
+def check_output(faults: list[str], output_dir: Any, held: bool = False) -> None:
+    """Add to `faults` if a folder cannot be written to; it is made, and stays only where nothing else is wrong.
+
+    Args:
+        faults: found so far.
+        output_dir: the folder.
+        held: whether, of all processes, those of this run alone may write there until `files.release_folder`.
+    """
     if not is_text(output_dir):
         return  # said already
     folders = (Path(output_dir), *Path(output_dir).parents)
     made = [folder for folder in folders if not folder.exists()]
     collect(faults, lambda: check_writable(output_dir))
+    if held and not faults and idist.get_rank() == 0:
+        collect(faults, lambda: hold_folder(output_dir))
     for folder in made if faults else ():
         with suppress(OSError):
             folder.rmdir()

@@ -114,8 +114,9 @@ class NetworkContract(NetworkBuilder):
         assert logits.shape == (2, self.out_channels, height, width)
         assert logits.isfinite().all()
 
-    @pytest.mark.parametrize("extra", [(1, 0), (0, -1), (16, 16)], ids=str)
-    def test_a_size_that_does_not_divide_is_named(self, extra: tuple[int, int]) -> None:
+    @pytest.mark.parametrize("extra", [(1, 0), (0, -1), "half"], ids=str)
+    def test_a_size_that_does_not_divide_is_named(self, extra: tuple[int, int] | str) -> None:
+        extra = (self.stride // 2,) * 2 if extra == "half" else extra
         height, width = (2 * self.stride + more for more in extra)
         with pytest.raises(ValueError, match=rf"{self.stride}.*\b{height}x{width}\b"):
             self.build()(self.images(1, height, width))
@@ -196,8 +197,11 @@ class ExportContract(NetworkBuilder):
     """Laws of the compiled and the exported network; each takes seconds."""
 
     def test_captured_graph_equals_eager(self) -> None:
-        """The whole network is one graph, of which forward and backward equal eager; no compiler needed."""
-        network, image = self.trained(), self.images(2)
+        """The whole network is one graph, of which forward and backward equal eager; no compiler needed.
+
+        In float64: in float32 a value beside the kink of a ReLU may fall to its other side, and its gradient with it.
+        """
+        network, image = self.trained().double(), self.images(2).double()
         expected = step(network, image)
         torch.compiler.reset()
         assert_same_step(step(torch.compile(network, backend="aot_eager", fullgraph=True), image), expected)

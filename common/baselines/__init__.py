@@ -1,4 +1,4 @@
-"""The networks that the paper's tables 7 and 10 compare ORDER with, written from their papers.
+"""The networks that the paper compares ORDER with (table 7; UNeXt: the first version's table 3), from their papers.
 
 Called without arguments each is the public definition, exact in its count of parameters.
 """

@@ -88,7 +88,7 @@ class AggregationBridge(nn.Module):
 class EGEUNet(nn.Module):
     """EGE-UNet (Ruan et al. 2023): 53,374 parameters.
 
-    At ``channels=(16, 32, 64, 128, 192, 256)`` it has 514,702, the "0.51 M" of the paper's table 10.
+    At ``channels=(16, 32, 64, 128, 192, 256)`` it has 514,702, the "0.51 M" of the paper's table 7.
 
     Args:
         in_channels: channels of the image.

@@ -1,4 +1,4 @@
-"""U-Net, the 31 M network of the paper's tables 7 and 10, which it calls nnUNet."""
+"""U-Net, the 31 M network of the paper's tables 7 and 9, which it calls nnUNet."""
 
 from __future__ import annotations
 

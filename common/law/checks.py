@@ -129,7 +129,7 @@ def check_law_training(
     check_data(faults, dataset_dir, protocol, LISTS, "prepare it again with more images")
     if is_text(cache_dir) and not faults:
         collect(faults, lambda: check_writable(Path(cache_dir)))
-    check_output(faults, output_dir)
+    check_output(faults, output_dir, held=True)
     raise_faults(faults)
 
 

@@ -6,6 +6,7 @@ from .depthwise import placed
 from .distributed import begin_distributed, distributed_network, local_device
 from .handlers import StopOnNonFiniteLoss, TensorBoardOverlays, TrainingProgressBar, loss_of
 from .history import History
+from .identity import identified
 from .losses import StructureLoss
 from .memory import keep_freed_memory
 from .resolution import ResolutionSchedule
@@ -26,6 +27,7 @@ __all__ = [
     "TrainingProgressBar",
     "begin_distributed",
     "distributed_network",
+    "identified",
     "keep_freed_memory",
     "local_device",
     "loss_of",

@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from ..errors import InputError, one_line_errors
-from ..files import remove_unfinished
+from ..files import release_folder, remove_unfinished
 from ..provenance import record_path, write_record
 from ..weights import fit_weights, load_weights, read_checkpoint, save_checkpoint, unwrapped
 from .history import History
@@ -103,6 +103,7 @@ class RunCheckpoint:
         """Register on the trainer."""
         engine.add_event_handler(Events.STARTED, self.restore)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
+        engine.add_event_handler(Events.COMPLETED, lambda: release_folder(self.state_path.parent))  # guard held it
         self.evaluator.add_event_handler(Events.STARTED, self._share_statistics)
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ from benchmarks.runtimes import runner
 from common.data.phantoms import draw_phantom
 from common.order import OrderNet
 from common.weights import load_weights
+from tests.network_contract import COMPILERS
 
 REPOSITORY = Path(__file__).parents[2]
 SPEED_ROWS = ("ORDER[0, 1]", "U-Net")
@@ -181,6 +183,7 @@ def test_the_command_prints_and_writes_what_it_measured(command, tmp_path: Path,
     if command is order_memory:
         assert "backbone" in printed
         assert set(report["results"]["peak_bytes"]) == {"backbone", "fused", "materialised", MK_UNET, UNET}
+        assert set(report["results"]["all_skips"]["peak_bytes"]) == {"all four skips", MK_UNET, UNET}
         assert report["results"]["limits_kept"] is None
     else:
         rows = report["results"]
@@ -189,6 +192,52 @@ def test_the_command_prints_and_writes_what_it_measured(command, tmp_path: Path,
         assert all(row["peak_bytes"] > 0 and row["milliseconds"] > 0 for row in rows)
         assert all(row["by_eager"] == 1 and row["other_pixels"] == 0 for row in rows if row["runtime"] == "eager")
         assert all(row["by_unet"] > 0 and row["other_pixels"] < 1000 for row in rows)
+
+
+def test_an_exported_order_is_judged_by_its_fastest_runtime() -> None:
+    def row(name: str, runtime: str, ratio: float) -> dict[str, object]:
+        return {"configuration": name, "runtime": runtime, "by_eager": ratio}
+
+    rows = [row("ORDER[0, 1]", "eager", 1.0), row("ORDER[0, 1]", "torchscript", 1.3), row(UNET, "onnx", 1.1)]
+    assert order_speed.too_slow([*rows, row("ORDER[0, 1]", "onnx", 1.51)], 1.5) == []
+    (line,) = order_speed.too_slow([*rows, row("ORDER[0, 1]", "onnx", 1.49)], 1.5)
+    assert line == "ORDER[0, 1] is exported 1.49 times as fast as eager; 1.5 are wanted"
+
+
+@pytest.mark.slow
+def test_the_command_fails_where_an_export_is_slower_than_wanted(capsys) -> None:
+    command = ["--size", "32", "--batch", "1", "--rounds", "1", "--rows", "ORDER[0, 1]", "--runtimes", "torchscript"]
+    with pytest.raises(SystemExit) as stopped:
+        order_speed.main([*command, "--at-least", "1000"])
+    assert stopped.value.code == 1
+    assert "1000 are wanted" in capsys.readouterr().out
+    order_speed.main([*command, "--at-least", "0.001"])
+
+
+@pytest.mark.parametrize(
+    ("chosen", "told"),
+    [
+        (["--rows", "ORDER[0, 1]"], "add --runtimes torchscript or onnx"),
+        (["--rows", UNET, "--runtimes", "torchscript"], "add it to --rows"),
+    ],
+    ids=["nothing exported", "no ORDER"],
+)
+def test_a_wanted_speed_asks_for_an_exported_order(capsys, chosen: list[str], told: str) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        order_speed.main([*chosen, "--at-least", "1.5"])
+    assert stopped.value.code == 2
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="needs a C++ compiler")
+def test_a_compiled_network_is_timed_and_draws_the_same_masks(tmp_path: Path) -> None:
+    file = tmp_path / "figures.json"
+    chosen = ["--rows", "backbone", "--runtimes", "compiled"]
+    order_speed.main(["--size", "64", "--batch", "1", "--rounds", "1", "--out", str(file), *chosen])
+    eager, compiled = json.loads(file.read_text())["results"]
+    assert (eager["runtime"], compiled["runtime"]) == ("eager", "compiled")
+    assert compiled["milliseconds"] > 0 and compiled["other_pixels"] < 1000 and compiled["peak_bytes"] is None
 
 
 @pytest.mark.parametrize("runtime", ["torchscript", "onnx"])

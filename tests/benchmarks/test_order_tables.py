@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
+import signal
+import subprocess
+import sys
+import time
 from argparse import Namespace
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,7 +16,9 @@ import pytest
 from monai.bundle import ConfigParser
 
 from benchmarks import configurations, order_tables, segmenter_rows
+from benchmarks.runs import read_history
 from benchmarks.segmenter_rows import ROWS, TABLES
+from common.files import hold_folder, release_folder
 from tests.bundles.contract import REPOSITORY
 from tests.bundles.drawn import SIDE, draw_prepared
 
@@ -104,14 +111,50 @@ def test_the_first_version_is_measured_in_windows_as_it_trains(given: list[str],
         assert [Path(file).stem for file in order_tables.measuring_files("unet", settings)] == configs
 
 
-def test_table_10_of_another_bundle_has_no_figure_of_the_papers(given: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("changed", "printed"),
+    [
+        ({}, "72.7 ± 0.8"),
+        ({"bundle": "order_brisc"}, "–"),
+        ({"split": "test"}, "–"),
+        ({"protocol": "grouped"}, "–"),
+        ({"table": 7, "split": "test"}, "76.3 ± 1.9"),
+        ({"table": 7, "split": "validation"}, "–"),
+    ],
+    ids=str,
+)
+def test_a_figure_of_the_papers_stands_beside_its_own_lists_alone(
+    given: list[str], tmp_path: Path, changed: dict[str, object], printed: str
+) -> None:
     outcome = {"dice": 0.5, "iou": 0.4, "without_empty": 0.5, "sources": {}, "best_epoch": 1}
     counted = {"order": {"parameters": 42_265, "convolutions": 1, "algorithm": 1}}
-    for bundle, printed in (("order_polyps", "72.7 ± 0.8"), ("order_brisc", "–")):
-        settings = _settings(given, tmp_path, "--rows", "order")
-        settings.table, settings.bundle = 10, bundle
-        row = order_tables.show({"order": [outcome]}, counted, settings).splitlines()[2]
-        assert row.split("  ")[-1].strip() == printed
+    settings = _settings(given, tmp_path, "--rows", "order")
+    vars(settings).update({"table": 10, "split": "validation", **changed})
+    shown = order_tables.show({"order": [outcome]}, counted, settings)
+    assert shown.splitlines()[2].split("  ")[-1].strip() == printed
+    assert f"protocol {changed.get('protocol', 'by default')}" in shown
+
+
+@pytest.mark.slow
+def test_a_table_that_is_stopped_stops_its_training_and_goes_on_with_it(given: list[str], tmp_path: Path) -> None:
+    """Within a row: its epochs are not trained twice, and no training is left at work by itself."""
+    out, epochs = tmp_path / "table", 12
+    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.order_tables", "--table", "7", *given]
+    command += ["--epochs", str(epochs), "--out", str(out), "--rows", "order"]
+    history = out / "order_0" / "run" / "history.csv"
+    with subprocess.Popen(command, cwd=REPOSITORY) as started:
+        deadline = time.monotonic() + 300
+        while len(read_history(history)) < 2 and started.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        started.send_signal(signal.SIGTERM)
+        assert started.wait() == 128 + signal.SIGTERM
+    assert 2 <= len(read_history(history)) < epochs
+    hold_folder(history.parent)  # nobody is at work there
+    release_folder(history.parent)
+    subprocess.run(command, cwd=REPOSITORY, check=True)
+    assert len(read_history(history)) == epochs
+    resumed = re.search(r"latest\.pt after epoch (\d+)", (out / "order_0" / "training.log").read_text())
+    assert int(resumed[1]) >= 1
 
 
 def test_a_network_that_cannot_be_built_is_told_first(given: list[str], tmp_path: Path, monkeypatch, capsys) -> None:

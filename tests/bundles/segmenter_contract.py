@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,14 +13,24 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 
+from common.provenance import read_record, training_record
 from common.weights import read_checkpoint
 from tests.bundles.contract import LARGEST_MODEL, REPOSITORY, BundleContract
 from tests.bundles.drawn import SIDE, TEST, TRAINING, VALIDATION
 
 
+def _run(*arguments: Any) -> subprocess.CompletedProcess[str]:
+    # Thousands of images take longer than the warm process lets a command take.
+    command = [sys.executable, "-W", "ignore", "-m", *map(str, arguments)]
+    ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    return ended
+
+
 class SegmenterContract(BundleContract):
     """Weights in ``models/model.pt``, masks out of images."""
 
+    dataset: str  # its name in `common.data prepare`
     small: ClassVar[dict[str, dict[str, Any]]] = {
         "train": {"epochs": 1, "val_interval": 1, "batch_size": 2, "image_size": SIDE},
         "evaluate": {"image_size": SIDE},
@@ -41,6 +53,39 @@ class SegmenterContract(BundleContract):
         buffers = ("running_mean", "running_var", "num_batches_tracked")
         assert sum(value.numel() for name, value in weights.items() if not name.endswith(buffers)) == 42_265
         assert "42,265 parameters" in self.metadata()["description"]
+
+    @pytest.fixture(scope="class")
+    def prepared(self, real_data, tmp_path_factory) -> tuple[Path, str]:
+        """The real images as a prepared folder, and what its preparation printed."""
+        folder = tmp_path_factory.mktemp("real") / "data"
+        return folder, _run("common.data", "prepare", self.dataset, real_data / self.dataset, folder).stdout
+
+    @pytest.mark.slow
+    def test_the_weights_measure_what_metadata_says(self, prepared, tmp_path):
+        """The whole test list, four flips an image as `inference.yaml` does; else any weights could stand there."""
+        given = (
+            "--config_file",
+            self.config("evaluate"),
+            "--dataset_dir",
+            prepared[0],
+            "--output_dir",
+            tmp_path / "out",
+        )
+        flips = ("--inferer#_target_", "common.inference.FlipAverageInferer")
+        assert "warning: " not in _run("monai.bundle", "run", *given, *flips).stderr  # of an image that they saw
+        summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+        means = {"": summary, "_with_tumour": summary["without_empty"]}
+        found = {
+            f"mean_dice{kind}_four_flips": part["mean_over_sources"]["dice"]["mean"] for kind, part in means.items()
+        }
+        told = self.metadata()["eval_metrics"]
+        wanted = {key: value for key, value in told.items() if key.endswith("_four_flips")}
+        assert {key: found[key] for key in wanted} == pytest.approx(wanted, abs=0.0006)
+
+    @pytest.mark.slow
+    def test_the_record_of_the_weights_is_that_of_the_default_lists(self, prepared):
+        """Evaluation warns by it of images that the shipped weights saw; a picture that is there twice counts once."""
+        assert read_record(self.root / "models" / "model.pt") == training_record(prepared[0])
 
     def test_network_takes_and_gives_what_metadata_says(self, warm):
         """Of one config; the weights that ship fit the network of each."""

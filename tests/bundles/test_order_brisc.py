@@ -30,6 +30,7 @@ def flat(config: Any, path: str = "") -> dict[str, Any]:
 
 class TestOrderBrisc(SegmenterContract):
     bundle = "order_brisc"
+    dataset = "brisc"
     overlays = {  # noqa: RUF012
         "recipe_best": ("train", "recipe_best"),
         "recipe_best_second_cycle": ("train", "recipe_best", "recipe_best_second_cycle"),
@@ -108,3 +109,9 @@ class TestOrderBrisc(SegmenterContract):
         record = read_record(self.root / "models" / "model.pt")
         assert {key: len(signs) for key, signs in record.items()} == {"training": 4134, "validation": 464}
         assert "4,158 slices" in self.metadata()["data_source"] and "466 chose" in self.metadata()["data_source"]
+
+    @pytest.mark.slow
+    def test_the_copies_that_the_page_counts_are_those_that_prepare_prints(self, prepared):
+        page = " ".join((self.root / "docs" / "README.md").read_text().split())
+        assert "358 are copies of 376 training images" in page and "4,158 training, 466 validation and 660 test" in page
+        assert "376 training images left out as copies of 358 test images" in prepared[1]

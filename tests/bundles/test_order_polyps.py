@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import re
+from collections import Counter
 
 import numpy as np
+import pytest
 import torch
 
-from common.data import Pair, Split, write_prepared_folder
+from common.data import Pair, Split, read_datalist, write_prepared_folder
 from common.provenance import read_record
 from tests.bundles.contract import REPOSITORY
 from tests.bundles.segmenter_contract import SegmenterContract
@@ -15,16 +18,18 @@ from tests.bundles.segmenter_contract import SegmenterContract
 
 class TestOrderPolyps(SegmenterContract):
     bundle = "order_polyps"
+    dataset = "polyps"
     overlays = {  # noqa: RUF012
         "recipe_best": ("train", "recipe_best"),
         "recipe_best_second_cycle": ("train", "recipe_best", "recipe_best_second_cycle"),
         "recipe_best_third_cycle": ("train", "recipe_best", "recipe_best_third_cycle"),
+        "recipe_best_fourth_cycle": ("train", "recipe_best", "recipe_best_fourth_cycle"),
         "recipe_v1": ("train", "recipe_v1"),
         "recipe_demo": ("train", "recipe_best", "recipe_demo"),
     }
     needs = {  # noqa: RUF012
         f"recipe_best_{cycle}_cycle": {"pretrained": REPOSITORY / "order_polyps" / "models" / "model.pt"}
-        for cycle in ("second", "third")
+        for cycle in ("second", "third", "fourth")
     }
 
     def test_every_config_is_tested(self):
@@ -89,9 +94,12 @@ class TestOrderPolyps(SegmenterContract):
         record = read_record(self.root / "models" / "model.pt")
         assert {key: len(digests) for key, digests in record.items()} == {"training": 1638, "validation": 185}
 
-    def test_metadata_counts_what_the_weights_saw(self):
-        """900 + 550 + 379 + 24 is the pool; no image of the test lists is in it."""
-        assert "900, 550, 379 and 24" in self.metadata()["data_source"]
+    @pytest.mark.slow
+    def test_metadata_counts_what_the_weights_saw(self, prepared):
+        pool = [item for key in ("training", "validation") for item in read_datalist(prepared[0], None, key)]
+        told = re.search(r"saw ([\d, ]+) and (\d+) images of them", self.metadata()["data_source"])
+        counted = Counter(item["source"] for item in pool)
+        assert [*map(int, told[1].split(",")), int(told[2])] == sorted(counted.values(), reverse=True)
 
     def test_any_multiple_of_32_is_taken(self):
         from monai.bundle import ConfigParser

@@ -16,24 +16,41 @@ class TestOrderNet(NetworkContract, ExportContract, CompiledContract):
         return OrderNet()
 
 
-class TestBackbone(NetworkContract):
+class TestBackbone(NetworkContract, ExportContract):
     def build(self) -> nn.Module:
         return OrderNet(attention_skips=())
 
 
-class TestAllSkips(NetworkContract):
+class TestAllSkips(NetworkContract, ExportContract):
     def build(self) -> nn.Module:
         return OrderNet(attention_skips=(0, 1, 2, 3))
 
 
-class TestSqueezeExcitation(NetworkContract):
+class TestSqueezeExcitation(NetworkContract, ExportContract):
     def build(self) -> nn.Module:
         return OrderNet(skip_refinement="se")
 
 
-class TestCBAM(NetworkContract):
+class TestCBAM(NetworkContract, ExportContract):
     def build(self) -> nn.Module:
         return OrderNet(skip_refinement="cbam")
+
+
+class TestTable9Skips(NetworkContract, ExportContract):
+    def build(self) -> nn.Module:
+        return OrderNet(attention_skips=(2, 1))
+
+
+class TestSqueezeExcitationOtherReading(NetworkContract, ExportContract):
+    """Skips {1, 2} with reduction 4 have the paper's counts too."""
+
+    def build(self) -> nn.Module:
+        return OrderNet(skip_refinement="se", attention_skips=(1, 2), refinement_reduction=4)
+
+
+class TestCBAMOtherReading(NetworkContract, ExportContract):
+    def build(self) -> nn.Module:
+        return OrderNet(skip_refinement="cbam", attention_skips=(1, 2), refinement_reduction=4)
 
 
 class TestOtherChannels(NetworkContract):

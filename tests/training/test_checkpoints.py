@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from ignite.engine import Events
 from ignite.handlers import EMAHandler
 from ignite.metrics import Average
@@ -21,6 +22,7 @@ from monai.handlers.utils import from_engine
 from torch import nn
 
 from common.training import History, RunCheckpoint
+from tests.training.conftest import CONFIGS
 from tests.training.states import contents, differences, read
 
 CPU = torch.device("cpu")
@@ -64,9 +66,27 @@ def test_another_recipe_is_told(copied, refused):
     assert "recipe 'paper' → 'best'" in refused(copied, "recipe_best.yaml", learning_rate=0.01, weight_decay=0.0001)
 
 
-def test_another_recipe_under_the_same_name_is_told(copied, refused):
-    line = refused(copied, "recipe_best.yaml", learning_rate=0.01, weight_decay=0.0001, recipe="paper")
+def test_another_recipe_under_the_same_name_is_told(copied, refused, write_overlay):
+    recipe = yaml.safe_load((CONFIGS / "recipe_best.yaml").read_text())
+    same = ("train#resolution#stages", "train#random_transforms")  # told before, as other settings
+    overlay = write_overlay({key: value for key, value in recipe.items() if key not in same})
+    line = refused(copied, overlay, learning_rate=0.01, weight_decay=0.0001, recipe="paper")
     assert all(part in line for part in ("weight averaging", "learning rate schedule", "optimizer"))
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"loss": {"_target_": "common.training.StructureLoss"}}, "loss 'DiceCELoss "),
+        ({"loss#lambda_ce": 0.5}, "loss 'DiceCELoss "),
+        ({"train#random_transforms#0#prob": 0.25}, "preprocessing '["),
+        ({"train#resolution#stages": [[1.0, 0.5]]}, "sizes '[[1.0, 1.0]]' → '[[1.0, 0.5]]'"),
+    ],
+    ids=["another loss", "a loss made otherwise", "augmentation", "stages"],
+)
+def test_another_loss_augmentation_or_size_is_told(copied, refused, changed, told):
+    """Else a trial of a loss in the folder of another would end at once as complete, with the other's model."""
+    assert told in refused(copied, epochs=4, **changed)
 
 
 @pytest.mark.parametrize("changed", [{"attention_skips": []}, {"attention_skips": [2, 1]}, {"skip_refinement": "se"}])

@@ -17,7 +17,7 @@ from ignite.engine import Engine
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from common.training import History, StopOnNonFiniteLoss, TensorBoardOverlays, TrainingProgressBar, loss_of
-from tests.training.states import contents
+from tests.training.states import contents, read
 
 NAN = {"_target_": "Lambdad", "keys": "image", "func": "$lambda image: image * float('nan')"}
 
@@ -37,8 +37,9 @@ def test_a_loss_that_is_no_number_ends_the_run_and_names_the_batch(
 ):
     folder = Path(shutil.copytree(finished, tmp_path / "run"))
     before = contents(folder)
+    settings = read(folder / "latest.pt")["settings"]  # else it would be refused as other preprocessing
     with pytest.raises(SystemExit) as ended:
-        train(folder, write_overlay({"+train#random_transforms": [NAN]}), epochs=4)
+        train(folder, write_overlay({"+train#random_transforms": [NAN], "train#settings": settings}), epochs=4)
     assert ended.value.code == 2
     assert contents(folder) == before  # the last good checkpoint above all
     sampler = configured(**{"train#dataset#progress": False}).get_parsed_content("train#sampler")

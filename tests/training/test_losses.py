@@ -36,6 +36,21 @@ def test_with_a_window_of_one_pixel_it_is_plain_cross_entropy_and_soft_iou():
     torch.testing.assert_close(StructureLoss(window=0.0)(logits, target), entropy + iou)
 
 
+@pytest.mark.parametrize("side", [64, 96, 352])
+def test_it_is_the_published_loss_at_the_published_window(side):
+    """Wei et al.: a window of 31² at 352², weights of 1 + 5·|mean − mask|, and one pixel in the overlap."""
+    target = torch.cat([_disc(side, side / 5), _disc(side, side / 12, shift=-side // 7)])
+    logits = torch.randn(target.shape, generator=torch.Generator().manual_seed(0))
+    window = {64: 5, 96: 9, 352: 31}[side]
+    weight = 1 + 5 * (F.avg_pool2d(target, window, stride=1, padding=window // 2) - target).abs()
+    entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    entropy = (weight * entropy).sum(dim=(2, 3)) / weight.sum(dim=(2, 3))
+    probability = torch.sigmoid(logits)
+    overlap, union = (probability * target * weight).sum((2, 3)), ((probability + target) * weight).sum((2, 3))
+    iou = 1 - (overlap + 1) / (union - overlap + 1)
+    torch.testing.assert_close(StructureLoss()(logits, target), (entropy + iou).mean())
+
+
 def test_an_error_at_the_outline_costs_more_than_one_far_off():
     target = _disc()
     costs = []

@@ -1,0 +1,98 @@
+"""What a training alone is checked for: that no other is at work in its folder, and its smallest batch."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from common.errors import InputError
+from common.files import hold_folder, release_folder
+from common.guard import check_training
+from common.order import OrderNet
+from tests.bundles.drawn import draw_prepared
+
+HOLD = "import sys, time; from common.files import hold_folder; hold_folder(sys.argv[1]); print('held', flush=True); {}"
+SETTINGS = {"epochs": 2, "val_interval": 1, "batch_size": 1, "image_size": 64}
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """A process that holds a folder until it is killed; it holds it now."""
+    command = [sys.executable, "-c", HOLD.format("time.sleep(600)"), str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return draw_prepared(tmp_path_factory.mktemp("sound") / "data")
+
+
+def test_a_folder_is_of_one_process_until_that_is_killed(holder, tmp_path):
+    with pytest.raises(InputError, match=f"another process is at work in {tmp_path}"):
+        hold_folder(tmp_path)
+    holder.kill()
+    holder.wait()
+    hold_folder(tmp_path)
+    hold_folder(tmp_path)  # it is ours
+    release_folder(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_released_folder_is_free_for_another_process(tmp_path):
+    hold_folder(tmp_path)
+    command = [sys.executable, "-c", HOLD.format("0"), str(tmp_path)]
+    assert subprocess.run(command, capture_output=True, check=False).returncode != 0
+    release_folder(tmp_path)
+    release_folder(tmp_path)  # which is not held
+    subprocess.run(command, capture_output=True, check=True)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_process_that_loads_data_does_not_hold_the_folder_of_a_killed_one(tmp_path):
+    """Such a process notices its parent's end seconds later; the training may be started anew before."""
+    forked = "import os; time.sleep(600) if os.fork() == 0 else os._exit(0)"
+    with subprocess.Popen([sys.executable, "-c", HOLD.format(forked), str(tmp_path)], start_new_session=True) as parent:
+        parent.wait()
+        try:
+            hold_folder(tmp_path)
+        finally:
+            os.killpg(parent.pid, 9)
+            release_folder(tmp_path)
+
+
+def test_a_second_training_in_a_folder_is_one_line(holder, data, tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        check_training(str(data), None, str(tmp_path), OrderNet(), **SETTINGS)
+    assert ended.value.code == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert f"another process is at work in {tmp_path}" in line and "name another folder" in line
+
+
+@pytest.mark.parametrize(
+    ("stages", "told"),
+    [
+        ([[1.0, 1.0]], None),
+        ([[0.5, 0.5], [0.5, 1.0]], "--batch_size 1 at 32², the smallest of train#resolution#stages at --image_size 64"),
+        ([[0.5, 1.0]], "must sum to 1"),
+    ],
+    ids=["one", "coarse", "half"],
+)
+def test_the_smallest_batch_of_a_schedule_is_checked(data, tmp_path, capsys, stages, told):
+    def check() -> None:
+        check_training(str(data), None, str(tmp_path / "out"), OrderNet(), stages=stages, **SETTINGS)
+
+    if told is None:
+        check()
+        release_folder(tmp_path / "out")
+        return
+    with pytest.raises(SystemExit):
+        check()
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
