@@ -57,7 +57,8 @@ def test_a_released_folder_is_free_for_another_process(tmp_path):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_a_process_that_loads_data_does_not_hold_the_folder_of_a_killed_one(tmp_path):
     """Such a process notices its parent's end seconds later; the training may be started anew before."""
-    forked = "import os; time.sleep(600) if os.fork() == 0 else os._exit(0)"
+    told = "import os; end, begin = os.pipe(); os.fork() or (os.write(begin, b'.'), time.sleep(600)); os.read(end, 1)"
+    forked = f"{told}; os._exit(0)"  # once the other process runs
     with subprocess.Popen([sys.executable, "-c", HOLD.format(forked), str(tmp_path)], start_new_session=True) as parent:
         parent.wait()
         try:

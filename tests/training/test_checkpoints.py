@@ -68,7 +68,7 @@ def test_another_recipe_is_told(copied, refused):
 
 def test_another_recipe_under_the_same_name_is_told(copied, refused, write_overlay):
     recipe = yaml.safe_load((CONFIGS / "recipe_best.yaml").read_text())
-    same = ("train#resolution#stages", "train#random_transforms")  # told before, as other settings
+    same = ("loss", "train#resolution#stages", "train#random_transforms")  # told before, as other settings
     overlay = write_overlay({key: value for key, value in recipe.items() if key not in same})
     line = refused(copied, overlay, learning_rate=0.01, weight_decay=0.0001, recipe="paper")
     assert all(part in line for part in ("weight averaging", "learning rate schedule", "optimizer"))
