@@ -129,11 +129,19 @@ def write_with(path: str | Path, writer: Callable[[BinaryIO], Any]) -> None:
     _sync_folder(path.parent)
 
 
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with all that is in it; nothing where there is none."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def remove_unfinished(folder: str | Path, names: Sequence[str]) -> None:
     """Remove what killed processes have left of writing the files or folders `names`. Nobody may be writing them."""
     for name in names:
         for left in Path(folder).glob(f".{glob.escape(name)}.*.part"):
-            shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+            remove(left)
 
 
 def write_atomically(path: str | Path, content: bytes) -> None:

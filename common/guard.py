@@ -97,7 +97,7 @@ def check_training(
     output_dir: str,
     network: nn.Module,
     pretrained: str | None = None,
-    stages: Sequence[Sequence[Any]] | None = None,
+    stages: Sequence[Sequence[Any]] = ((1.0, 1.0),),
     **settings: Any,
 ) -> None:
     """All that can be known to be wrong before training: keys, values, data, weights to begin with, output folder.
@@ -108,12 +108,12 @@ def check_training(
         output_dir: a folder that can be written to.
         network: that is trained.
         pretrained: weights of such a network, or None.
-        stages: those of the run's `ResolutionSchedule`, if it has one.
+        stages: those of the run's `ResolutionSchedule`.
         settings: whatever else has a rule in `settings.RULES`.
     """
     named = {"output_dir": output_dir, "protocol": protocol, "pretrained": pretrained}
     faults = faults_of_keys(dataset_dir, {**named, **settings})
-    if stages is not None and not faults:
+    if not faults:
         collect(faults, lambda: _check_smallest_batch(stages, settings))
     if is_text(pretrained):
         collect(faults, lambda: check_weights(copy.deepcopy(network), pretrained))
@@ -126,7 +126,8 @@ def check_training(
 def _check_smallest_batch(stages: Sequence[Sequence[Any]], settings: Mapping[str, Any]) -> None:
     schedule = ResolutionSchedule(stages, settings["epochs"], image_size=settings["image_size"])
     smallest = min(min(sizes) for sizes in schedule.sizes)
-    if smallest == 32 and settings["batch_size"] * idist.get_world_size() == 1:
+    sharing = idist.get_world_size() if torch.cuda.is_available() else 1  # processes that share batch statistics
+    if smallest == 32 and settings["batch_size"] * sharing == 1:
         raise InputError(
             f"--batch_size 1 at {smallest}², the smallest of train#resolution#stages at --image_size "
             f"{settings['image_size']}, leaves one value to normalise over; raise either"

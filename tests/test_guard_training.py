@@ -7,7 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import ignite.distributed as idist
 import pytest
+import torch
 
 from common.errors import InputError
 from common.files import hold_folder, release_folder
@@ -16,6 +18,7 @@ from common.order import OrderNet
 from tests.bundles.drawn import draw_prepared
 
 HOLD = "import sys, time; from common.files import hold_folder; hold_folder(sys.argv[1]); print('held', flush=True); {}"
+WITHOUT_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="on GPUs they share batch statistics")
 SETTINGS = {"epochs": 2, "val_interval": 1, "batch_size": 1, "image_size": 64}
 
 
@@ -85,7 +88,11 @@ def test_a_second_training_in_a_folder_is_one_line(holder, data, tmp_path, capsy
     ],
     ids=["one", "coarse", "half"],
 )
-def test_the_smallest_batch_of_a_schedule_is_checked(data, tmp_path, capsys, stages, told):
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=WITHOUT_GPU)])
+def test_the_smallest_batch_of_a_schedule_is_checked(data, tmp_path, capsys, monkeypatch, stages, told, processes):
+    """Processes on a CPU do not share batch statistics."""
+    monkeypatch.setattr(idist, "get_world_size", lambda: processes)
+
     def check() -> None:
         check_training(str(data), None, str(tmp_path / "out"), OrderNet(), stages=stages, **SETTINGS)
 

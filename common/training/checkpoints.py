@@ -20,18 +20,20 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from ..errors import InputError, one_line_errors
-from ..files import release_folder, remove_unfinished
+from ..files import release_folder, remove, remove_unfinished
 from ..provenance import record_path, write_record
 from ..weights import fit_weights, load_weights, read_checkpoint, save_checkpoint, unwrapped
 from .history import History
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 STATE_NAME = "latest.pt"
 MODEL_NAME = "model.pt"
 # What of a scheduler's state is progress; the rest is configuration, which the new command may change.
 SCHEDULER_PROGRESS = ("last_epoch", "_step_count", "_last_lr")
+# Of an optimizer's groups, what the schedule sets and what names the parameters.
+NOT_MADE_WITH = ("lr", "initial_lr", "params")
 
 
 def _check_plain(settings: Mapping[str, Any]) -> None:
@@ -58,12 +60,13 @@ class RunCheckpoint:
         evaluator: the validation engine, whose key metric (larger is better) chooses the model.
         history: the table of metrics, resumed with the run.
         settings: plain values that a resumed run must share (data, network, recipe); compared on resume.
-        resume: go on from ``latest.pt`` where there is one.
+        resume: go on from ``latest.pt`` where there is one; if not, the files of the run that was there are removed.
         pretrained: weights to begin with, where there is nothing to resume.
         record: gives which images the weights are trained on (`provenance.training_record`), to be kept beside
             ``model.pt``; called once, before the first model is written.
 
-    With more epochs than before, a run goes on: the learning rate is the one that the longer schedule has there.
+    With more epochs than before, a run goes on: the learning rate is the one that the longer schedule has there, and
+    what the optimizer was made with is what the command has now, its progress what the run has.
 
     Raises:
         InputError: as one line and exit code 2, if ``latest.pt`` belongs to other settings, another network or
@@ -98,6 +101,10 @@ class RunCheckpoint:
         self.record = record
         self._recorded = record is None
         self.best: float | None = None
+        # Before any step: some optimizers keep their progress beside what they were made with.
+        self._made_with = [
+            {key: value for key, value in group.items() if key not in NOT_MADE_WITH} for group in optimizer.param_groups
+        ]
 
     def attach(self, engine: Engine) -> None:
         """Register on the trainer."""
@@ -105,6 +112,11 @@ class RunCheckpoint:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
         engine.add_event_handler(Events.COMPLETED, lambda: release_folder(self.state_path.parent))  # guard held it
         self.evaluator.add_event_handler(Events.STARTED, self._share_statistics)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """What a run leaves for the next to find, the state that it resumes from first."""
+        return self.state_path, self.model_path, record_path(self.model_path), self.history.path
 
     @property
     def model(self) -> nn.Module:
@@ -143,6 +155,7 @@ class RunCheckpoint:
             "best": self.best,
             "history": self.history.rows,
             "optimizer": self.optimizer.state_dict(),
+            "optimizer_made_with": self._made_with,
             "lr_scheduler": self.lr_scheduler.state_dict() if self.lr_scheduler else None,
             **self.learned(),
             "scaler": scaler.state_dict() if scaler else None,
@@ -182,15 +195,16 @@ class RunCheckpoint:
     def restore(self, trainer: Engine) -> None:
         """Set everything back to where ``latest.pt`` stands, if there is one; else begin with `pretrained`."""
         if idist.get_rank() == 0:
-            remove_unfinished(self.state_path.parent, (self.state_path.name, self.model_path.name))
+            remove_unfinished(self.state_path.parent, [path.name for path in self.files])
         if not self.resume or not self.state_path.is_file():
             with one_line_errors():
                 self.begin()
+            self._forget_the_former()
             return
         with one_line_errors():
             state = self._checked_state(trainer)
             self.load_learned(state)
-        self.optimizer.load_state_dict(state["optimizer"])
+        self._restore_optimizer(state)
         if self.lr_scheduler is not None:
             self._restore_schedule(state["lr_scheduler"])
         scaler = getattr(trainer, "scaler", None)
@@ -214,6 +228,20 @@ class RunCheckpoint:
             )
         else:
             logger.info(f"resuming {self.state_path} after epoch {state['epoch']}")
+
+    def _forget_the_former(self) -> None:
+        # Else a stop before the first epoch's end would leave what the next command resumes or measures.
+        if not self.resume:
+            idist.barrier()  # `pretrained` may be one of these files, and another process still reading it
+            if idist.get_rank() == 0:
+                for path in self.files:
+                    remove(path)
+
+    def _restore_optimizer(self, state: Mapping[str, Any]) -> None:
+        self.optimizer.load_state_dict(state["optimizer"])
+        made = zip(self.optimizer.param_groups, self._made_with, state["optimizer_made_with"], strict=True)
+        for group, now, before in made:
+            group.update({key: value for key, value in now.items() if key not in before or before[key] != value})
 
     def _restore_schedule(self, saved: dict[str, Any]) -> None:
         own = self.lr_scheduler.state_dict()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -39,3 +40,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 def read(path: Path) -> dict[str, Any]:
     """A checkpoint, read as any user would."""
     return torch.load(path, weights_only=True)
+
+
+def history_rows(folder: Path) -> list[dict[str, str]]:
+    """The rows of a run's table."""
+    with (folder / "history.csv").open(newline="") as stream:
+        return list(csv.DictReader(stream))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import shutil
 from collections.abc import Callable
@@ -23,7 +22,7 @@ from torch import nn
 
 from common.training import History, RunCheckpoint
 from tests.training.conftest import CONFIGS
-from tests.training.states import contents, differences, read
+from tests.training.states import contents, differences, history_rows, read
 
 CPU = torch.device("cpu")
 
@@ -51,11 +50,6 @@ def refused(train, capsys) -> Callable[..., str]:
     return start
 
 
-def _rows(folder: Path) -> list[dict[str, str]]:
-    with (folder / "history.csv").open(newline="") as stream:
-        return list(csv.DictReader(stream))
-
-
 def test_other_settings_are_told_with_both_values(copied, refused):
     line = refused(copied, epochs=4, seed=1, weight_decay=0.5)
     assert "seed 0 → 1" in line and "weight_decay 0.0001 → 0.5" in line
@@ -68,10 +62,10 @@ def test_another_recipe_is_told(copied, refused):
 
 def test_another_recipe_under_the_same_name_is_told(copied, refused, write_overlay):
     recipe = yaml.safe_load((CONFIGS / "recipe_best.yaml").read_text())
-    same = ("loss", "train#resolution#stages", "train#random_transforms")  # told before, as other settings
-    overlay = write_overlay({key: value for key, value in recipe.items() if key not in same})
-    line = refused(copied, overlay, learning_rate=0.01, weight_decay=0.0001, recipe="paper")
-    assert all(part in line for part in ("weight averaging", "learning rate schedule", "optimizer"))
+    kept = ("optimizer", "lr_scheduler", "train#handlers#0#epoch_level")  # the rest is told before, as other settings
+    overlay = write_overlay({key: recipe[key] for key in kept})
+    line = refused(copied, overlay, epochs=4, learning_rate=0.01, weight_decay=0.0001)
+    assert "another learning rate schedule, optimizer" in line
 
 
 @pytest.mark.parametrize(
@@ -81,18 +75,28 @@ def test_another_recipe_under_the_same_name_is_told(copied, refused, write_overl
         ({"loss#lambda_ce": 0.5}, "loss 'DiceCELoss "),
         ({"train#random_transforms#0#prob": 0.25}, "preprocessing '["),
         ({"train#resolution#stages": [[1.0, 0.5]]}, "sizes '[[1.0, 1.0]]' → '[[1.0, 0.5]]'"),
+        ({"network_def#attention_skips": []}, "network 'OrderNet "),
+        ({"network_def#skip_refinement": "se"}, "network 'OrderNet "),
+        ({"network_def#num_heads": 4, "network_def#head_dim": 16}, "network 'OrderNet "),
+        (
+            {"ema": {"_target_": "ignite.handlers.EMAHandler", "model": "@network", "momentum": 0.01}},
+            "averaging None → 0.01",
+        ),
     ],
-    ids=["another loss", "a loss made otherwise", "augmentation", "stages"],
+    ids=[
+        "another loss",
+        "a loss made otherwise",
+        "augmentation",
+        "stages",
+        "skips",
+        "refinement",
+        "heads",
+        "averaging",
+    ],
 )
-def test_another_loss_augmentation_or_size_is_told(copied, refused, changed, told):
+def test_what_is_made_otherwise_is_told(copied, refused, changed, told):
     """Else a trial of a loss in the folder of another would end at once as complete, with the other's model."""
     assert told in refused(copied, epochs=4, **changed)
-
-
-@pytest.mark.parametrize("changed", [{"attention_skips": []}, {"attention_skips": [2, 1]}, {"skip_refinement": "se"}])
-def test_another_architecture_is_told(copied, refused, changed):
-    overrides = {f"network_def#{key}": value for key, value in changed.items()}
-    assert "weights of another network than the config's OrderNet" in refused(copied, epochs=4, **overrides)
 
 
 def test_another_number_of_batches_is_told(copied, refused):
@@ -137,11 +141,13 @@ def test_more_epochs_go_on_at_the_rate_of_the_longer_schedule(train, tmp_path, o
     folder = tmp_path / "run"
     stages = {"train#resolution#stages": [[1.0, 64]]} if overlays else {}
     train(folder, *overlays, epochs=2, **stages)
-    short, first = read(folder / "latest.pt"), _rows(folder)
+    short, first = read(folder / "latest.pt"), history_rows(folder)
     train(folder, *overlays, epochs=4, **stages)
-    longer, rows = read(folder / "latest.pt"), _rows(folder)
+    longer, rows = read(folder / "latest.pt"), history_rows(folder)
     assert rows[:2] == first and [row["epoch"] for row in rows] == ["1", "2", "3", "4"]
     assert longer["iteration"] == 2 * short["iteration"] == 8
+    (before,), (after,) = short["optimizer"]["param_groups"], longer["optimizer"]["param_groups"]
+    assert (before.get("t_alpha_beta3"), after.get("t_alpha_beta3")) == ((None, None) if overlays else (4, 8))
     if overlays:  # a step an iteration, 8 in all, no warm-up in so few; the table has the rate an epoch begins with
         expected = [0.01 * (1 + math.cos(math.pi * step / 8)) / 2 for step in (4, 6)]
     else:
@@ -188,6 +194,7 @@ def _run(
     metrics: dict[int, float],
     interval: int = 1,
     averaged: bool = False,
+    resume: bool = True,
     trainer: type[SupervisedTrainer] = SupervisedTrainer,
 ) -> tuple[SupervisedTrainer, SupervisedEvaluator]:
     """Real engines, until `epochs`; the metric of the network after epoch e is `metrics[e]`."""
@@ -202,7 +209,8 @@ def _run(
         key_val_metric={"score": Average(lambda output: metrics[round(from_engine("pred")(output)[0].item())])},
     )
     history = History(folder, optimizer, evaluator)
-    checkpoint = RunCheckpoint(folder, network, optimizer, evaluator, history, ema=ema, settings={"recipe": "one"})
+    settings = {"recipe": "one"}
+    checkpoint = RunCheckpoint(folder, network, optimizer, evaluator, history, None, ema, settings, resume)
     engine = trainer(
         device=CPU,
         max_epochs=epochs,
@@ -239,8 +247,25 @@ def test_the_model_is_the_one_of_the_first_best_validation_however_often_it_stop
     assert read(tmp_path / "latest.pt")["best"] == SCORES[best]
     assert read(tmp_path / "latest.pt")["network"]["weight"].item() == epochs
     assert (evaluator.state.best_metric, evaluator.state.best_metric_epoch) == (SCORES[best], best)
-    told = {int(row["epoch"]): row["score"] for row in _rows(tmp_path)}
+    told = {int(row["epoch"]): row["score"] for row in history_rows(tmp_path)}
     assert told == {e: str(SCORES[e]) if e % interval == 0 else "" for e in range(1, epochs + 1)}
+
+
+def test_to_begin_anew_leaves_nothing_of_the_run_that_was_there(tmp_path):
+    """Else what is stopped before its first validation would leave the former model to be measured."""
+    _run(tmp_path, 3, SCORES)
+    for name in ("model.trained_on.json", ".history.csv.killed.part"):
+        (tmp_path / name).touch()
+    _run(tmp_path, 1, SCORES, interval=2, resume=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["history.csv", "latest.pt"]
+    assert read(tmp_path / "latest.pt")["epoch"] == 1 and len(history_rows(tmp_path)) == 1
+
+
+def test_averaging_that_comes_or_goes_is_told(tmp_path, capsys):
+    _run(tmp_path, 1, SCORES)
+    with pytest.raises(SystemExit):
+        _run(tmp_path, 2, SCORES, averaged=True)
+    assert "another weight averaging" in capsys.readouterr().err
 
 
 def test_a_model_that_no_validation_preferred_is_not_touched(tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import importlib.util
 import io
 import math
@@ -17,14 +16,9 @@ from ignite.engine import Engine
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from common.training import History, StopOnNonFiniteLoss, TensorBoardOverlays, TrainingProgressBar, loss_of
-from tests.training.states import contents, read
+from tests.training.states import contents, history_rows, read
 
 NAN = {"_target_": "Lambdad", "keys": "image", "func": "$lambda image: image * float('nan')"}
-
-
-def _rows(folder: Path) -> list[dict[str, str]]:
-    with (folder / "history.csv").open(newline="") as stream:
-        return list(csv.DictReader(stream))
 
 
 def _error(text: str) -> str:
@@ -124,7 +118,7 @@ def test_the_history_is_the_mean_of_the_losses(tmp_path):
     History(tmp_path, rates, evaluator).attach(engine)
     engine.run([1.0, 2.0, 4.5], max_epochs=2)
     expected = [{"epoch": epoch, "loss": "2.5", "learning_rate": "0.125"} for epoch in "12"]
-    assert _rows(tmp_path) == expected
+    assert history_rows(tmp_path) == expected
 
 
 def test_accumulated_gradients_do_not_change_what_a_loss_is(train, tmp_path):
@@ -132,7 +126,7 @@ def test_accumulated_gradients_do_not_change_what_a_loss_is(train, tmp_path):
     still = {"epochs": 1, "learning_rate": 1e-30, "weight_decay": 0.0}
     for steps in (1, 2):
         train(tmp_path / f"{steps}", **still, **{"train#trainer#accumulation_steps": steps})
-    assert _rows(tmp_path / "1")[0]["loss"] == _rows(tmp_path / "2")[0]["loss"]
+    assert history_rows(tmp_path / "1")[0]["loss"] == history_rows(tmp_path / "2")[0]["loss"]
 
 
 def test_a_decollated_output_has_the_same_loss():
@@ -144,7 +138,7 @@ def test_a_decollated_output_has_the_same_loss():
 def test_tensorboard_has_each_loss_each_metric_and_the_overlays(finished):
     events = EventAccumulator(str(finished / "tensorboard"), size_guidance={"images": 0, "scalars": 0})
     events.Reload()
-    rows = _rows(finished)
+    rows = history_rows(finished)
     metrics = {event.step: event.value for event in events.Scalars("val_mean_dice")}
     assert metrics == {int(row["epoch"]): pytest.approx(float(row["val_mean_dice"])) for row in rows}
     losses = [event.value for event in events.Scalars("train_loss")]
@@ -171,7 +165,7 @@ def test_tracking_by_mlflow_stays_in_the_folder_of_the_run(train, tmp_path, monk
     (experiment,) = [each for each in client.search_experiments() if each.name != "Default"]
     (run,) = client.search_runs(experiment.experiment_id)
     told = {step.step: step.value for step in client.get_metric_history(run.info.run_id, "val_mean_dice")}
-    assert told == {int(row["epoch"]): pytest.approx(float(row["val_mean_dice"])) for row in _rows(folder)}
+    assert told == {int(row["epoch"]): pytest.approx(float(row["val_mean_dice"])) for row in history_rows(folder)}
     assert len(client.get_metric_history(run.info.run_id, "train_loss")) == 4
 
 
