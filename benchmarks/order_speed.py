@@ -51,7 +51,6 @@ def collect(settings: argparse.Namespace) -> list[dict[str, Any]]:
     for row, request in tqdm(asked.items(), desc="memory", leave=False):
         name, runtime = row
         each = statistics.median(seconds[row]) / settings.batch
-        unet = seconds.get((UNET, "eager"))
         results.append(
             {
                 "configuration": name,
@@ -61,7 +60,7 @@ def collect(settings: argparse.Namespace) -> list[dict[str, Any]]:
                 "images_per_second": 1 / each,
                 "by_eager": median_ratio(seconds[name, "eager"], seconds[row]),
                 "by_eager_quartiles": _quartiles(seconds[name, "eager"], seconds[row]),
-                "by_unet": median_ratio(unet, seconds[row]) if unet else None,
+                "by_unet": median_ratio(seconds[UNET, "eager"], seconds[row]),
                 "other_pixels": _other_pixels(steps, row),
                 "peak_bytes": None if runtime == "compiled" else int(measure(**request)["bytes"]),
             }
@@ -108,7 +107,7 @@ def run(settings: argparse.Namespace) -> bool:
             f"{result['images_per_second']:.1f}",
             f"{result['by_eager']:.2f}",
             "{:.2f}–{:.2f}".format(*result["by_eager_quartiles"]),
-            f"{result['by_unet']:.1f}" if result["by_unet"] else "–",
+            f"{result['by_unet']:.1f}",
             f"{result['other_pixels']:.1f}",
             f"{result['peak_bytes'] / MEBIBYTE:.1f}" if result["peak_bytes"] else "–",
             *_printed(result),
@@ -135,7 +134,9 @@ def main(arguments: list[str] | None = None) -> None:
     """The command. Exit code 1 if an exported ORDER is slower than ``--at-least`` allows."""
     options = reporting.parser("benchmarks.order_speed", __doc__)
     reporting.add_machine_options(options)
-    options.add_argument("--rows", nargs="+", metavar="NAME", help=f"of {', '.join(map(repr, ALL))}")
+    options.add_argument(
+        "--rows", nargs="+", metavar="NAME", help=f"of {', '.join(map(repr, ALL))}; MK-UNet and U-Net are always there"
+    )
     options.add_argument("--runtimes", nargs="+", choices=RUNTIMES, default=["eager"], help="besides eager PyTorch")
     options.add_argument("--size", type=int, help="height and width; 256, or 128 with --quick")
     options.add_argument("--batch", type=int, help="images a step; 4, or 2 with --quick; the paper's memory fits 16")
@@ -148,7 +149,8 @@ def main(arguments: list[str] | None = None) -> None:
     if unknown := [name for name in settings.rows or () if name not in ALL]:
         raise InputError(f"--rows: there is no {unknown[0]!r}; there are {', '.join(map(repr, ALL))}")
     quick = [BACKBONE.name, "ORDER[0, 1]", MK_UNET, UNET]
-    settings.rows = settings.rows or (quick if settings.quick else list(USUAL))
+    chosen = settings.rows or (quick if settings.quick else USUAL)
+    settings.rows = list(dict.fromkeys([*chosen, MK_UNET, UNET]))  # no speed says anything by itself
     reporting.check(settings)
     check_runtimes(settings.runtimes, settings.device)
     if settings.at_least is not None:

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from monai.bundle import ConfigParser
 
 from common.data import fingerprint, read_datalist
@@ -29,6 +30,8 @@ from .runs import OVERLAY, REPOSITORY, bundle_command, given, read_history, spre
 from .segmenter_rows import LIGHT, ROWS, TABLES
 
 Outcome = dict[str, Any]
+# The protocols that hold the lists that the paper trains and tests on; None is a folder's default.
+PAPER_LISTS = {"order_polyps": (None, "order"), "order_brisc": ("order_released",)}
 
 
 def run_row(name: str, seed: int, settings: argparse.Namespace) -> Outcome:
@@ -143,7 +146,7 @@ def _cells(
     table, split = (
         (f"{settings.bundle}, development", "validation") if settings.table == 10 else (settings.bundle, "test")
     )
-    as_printed = settings.split == split and settings.protocol in (None, "order")  # the paper's lists
+    as_printed = settings.split == split and settings.protocol in PAPER_LISTS.get(settings.bundle, ())
     printed = row.dice.get(table, "–") if as_printed else "–"
     return (
         row.name,
@@ -175,6 +178,8 @@ def show(
     )
     rows = [_cells(name, own, counted[name], settings) for name, own in outcomes.items() if own]
     shared = f" shared by {settings.processes} processes" if settings.processes > 1 else ""
+    if shared and not torch.cuda.is_available():  # where they are synchronised
+        shared += " with batch statistics of their own"
     budget = (
         f"{settings.bundle}, protocol {settings.protocol or 'by default'}, "
         f"{' + '.join(['train', *settings.recipe])}, {settings.epochs} epochs, "
@@ -183,6 +188,8 @@ def show(
         f"measured on {settings.split}"
     )
     key = "Dice and IoU in percent, means of the sources' means; the paper's nnUNet is U-Net, its MK-UNet the backbone"
+    if any(each["dice"] is None for own in outcomes.values() for each in own):
+        key += "; (n of N): the loss of the other seeds ceased to be finite"
     if "pranet" in outcomes:
         key += "; PraNet begins without its authors' ImageNet weights"
     return f"{reporting.table(header, rows)}\n\n{budget}\n{key}"

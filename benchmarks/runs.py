@@ -130,11 +130,16 @@ def read_history(path: Path) -> list[dict[str, float]]:
 
 
 def spread(values: Sequence[float | None], scale: float = 100) -> str:
-    """Mean ± standard deviation (n − 1) of shares, in percent, or times another scale; "–" where one is missing."""
-    if not values or any(value is None for value in values):
+    """Mean ± standard deviation (n − 1) of shares, in percent, or times another scale.
+
+    Where some are missing, of the others, with "(n of N)"; "–" where all are.
+    """
+    found = [value for value in values if value is not None]
+    if not found:
         return "–"
-    mean = sum(values) / len(values)
-    if len(values) == 1:
-        return f"{scale * mean:.1f}"
-    deviation = (sum((value - mean) ** 2 for value in values) / (len(values) - 1)) ** 0.5
-    return f"{scale * mean:.1f} ± {scale * deviation:.1f}"
+    share = f" ({len(found)} of {len(values)})" if len(found) < len(values) else ""
+    mean = sum(found) / len(found)
+    if len(found) == 1:
+        return f"{scale * mean:.1f}{share}"
+    deviation = (sum((value - mean) ** 2 for value in found) / (len(found) - 1)) ** 0.5
+    return f"{scale * mean:.1f} ± {scale * deviation:.1f}{share}"

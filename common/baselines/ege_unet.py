@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..order.sizes import check_size
 from .initialisation import initialise_by_fan_out
+from .norms import normalised_over_channels
 
 MAP_SIZE = 8  # of the learned maps before they are stretched to the features
 DILATIONS = (1, 2, 5, 7)
@@ -24,7 +25,7 @@ class ChannelNorm(nn.Module):
         self.norm = nn.LayerNorm(channels, eps=1e-6)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return normalised_over_channels(self.norm, x)
 
 
 class HadamardAttention(nn.Module):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..order.sizes import check_size
 from .initialisation import initialise_by_fan_out
+from .norms import normalised_over_channels
 
 SHIFTS = (-2, -1, 0, 1, 2)
 
@@ -43,13 +44,9 @@ class ShiftedMLP(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        normed = _over_channels(self.norm, x)
+        normed = normalised_over_channels(self.norm, x)
         mixed = F.gelu(self.depthwise(self.first(shift(normed, 2))))
         return x + self.second(shift(mixed, 3))
-
-
-def _over_channels(norm: nn.LayerNorm, x: Tensor) -> Tensor:
-    return norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class UNeXt(nn.Module):
@@ -92,13 +89,13 @@ class UNeXt(nn.Module):
             skips.append(x)
         tokens = zip(self.embed, self.embed_norms, self.encoder_mlps, self.encoder_norms, strict=True)
         for embed, embed_norm, mlp, norm in tokens:
-            x = _over_channels(norm, mlp(_over_channels(embed_norm, embed(x))))
+            x = normalised_over_channels(norm, mlp(normalised_over_channels(embed_norm, embed(x))))
             skips.append(x)
         skips.pop()
         for index, block in enumerate(self.decoder):
             x = _twice(block(x)) + skips.pop()
             if index < len(self.decoder_mlps):
-                x = _over_channels(self.decoder_norms[index], self.decoder_mlps[index](x))
+                x = normalised_over_channels(self.decoder_norms[index], self.decoder_mlps[index](x))
         return self.head(_twice(self.last(x)))
 
 

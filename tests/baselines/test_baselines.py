@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from common.baselines import EGEUNet, MKUNet, NNUNetReference, PraNet, UNet, UNeXt
+from common.baselines.norms import normalised_over_channels
 from tests.network_contract import ExportContract, NetworkContract, images, seeded
 
 TIMM = find_spec("timm") is not None  # not imported: that needs a torchvision that imports, which PraNet sees to
@@ -153,3 +154,14 @@ def test_deep_supervision_is_for_training_and_reaches_every_head(network: type[n
     plain.load_state_dict({name: value for name, value in supervised.state_dict().items() if name in kept})
     with torch.no_grad():
         assert torch.equal(supervised.eval()(image), plain(image))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_the_norm_over_channels_is_torchs_layer_norm(dtype: torch.dtype) -> None:
+    norm = nn.LayerNorm(5, eps=1e-3).to(torch.float64 if dtype == torch.float64 else torch.float32)
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    image = images(2, 5, 6, 7).to(dtype)
+    normalised = normalised_over_channels(norm, image)
+    torch.testing.assert_close(normalised, norm(image.to(norm.weight).permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
+    assert normalised.is_contiguous()

@@ -88,7 +88,9 @@ def test_the_errors_shown_are_those_of_the_checkpoint_that_is_kept() -> None:
 def test_a_spread_is_that_of_a_sample() -> None:
     assert spread([0.5, 0.7]) == "60.0 ± 14.1"
     assert spread([0.5]) == "50.0"
-    assert spread([0.5, None]) == spread([]) == "–"
+    assert spread([0.5, None, 0.7]) == "60.0 ± 14.1 (2 of 3)"
+    assert spread([0.5, None]) == "50.0 (1 of 2)"
+    assert spread([None]) == spread([]) == "–"
 
 
 def test_a_command_that_fails_ends_the_table_in_one_line(given, tmp_path) -> None:

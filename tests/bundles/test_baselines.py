@@ -25,11 +25,18 @@ def test_an_overlay_says_all_that_differs(bundle: str) -> None:
         assert config.keys() <= train.keys()
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.stem)
-def test_a_baseline_is_trained_measured_and_used(warm, drawn: Path, tmp_path: Path, overlay: Path) -> None:
+@pytest.mark.parametrize(
+    ("bundle", "overlay"),
+    [
+        *(("order_polyps", overlay) for overlay in OVERLAYS),
+        ("order_brisc", next(o for o in OVERLAYS if o.stem == "mk_unet")),
+    ],
+    ids=lambda value: getattr(value, "stem", value),
+)
+def test_a_baseline_is_trained_measured_and_used(warm, drawn: Path, tmp_path: Path, bundle: str, overlay: Path) -> None:
     if overlay.stem == "pranet" and find_spec("timm") is None:
         pytest.skip("timm is not installed")
-    configs = REPOSITORY / "order_polyps" / "configs"
+    configs = REPOSITORY / bundle / "configs"
     common = {"cwd": tmp_path, "dataset_dir": drawn, "image_size": SIDE}
     weights = tmp_path / "train" / "model.pt"
     runs = {

@@ -31,7 +31,7 @@ LIBRARIES = (
     "scipy.ndimage",
 )
 LIBRARIES += ("pytorch_optimizer", "torch._dynamo", "torch.utils.tensorboard")
-LONGEST = 100  # seconds; the command is then killed
+LONGEST = 600  # seconds, far beyond what any takes; the command is then killed
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,9 @@ class WarmPython:
         self._server.stdin.flush()
         answer = self._server.stdout.readline()
         assert answer, "the warm process has died"
-        return Ended(json.loads(answer), *(Path(name).read_text(errors="replace") for name in files))
+        code = json.loads(answer)
+        assert code != -signal.SIGALRM, f"{what} took more than {LONGEST} seconds"
+        return Ended(code, *(Path(name).read_text(errors="replace") for name in files))
 
 
 def _forget_the_repository() -> None:
