@@ -55,10 +55,11 @@ class SegmenterContract(BundleContract):
         assert "42,265 parameters" in self.metadata()["description"]
 
     @pytest.fixture(scope="class")
-    def prepared(self, real_data, tmp_path_factory) -> tuple[Path, str]:
+    @classmethod
+    def prepared(cls, real_data, tmp_path_factory) -> tuple[Path, str]:
         """The real images as a prepared folder, and what its preparation printed."""
         folder = tmp_path_factory.mktemp("real") / "data"
-        return folder, _run("common.data", "prepare", self.dataset, real_data / self.dataset, folder).stdout
+        return folder, _run("common.data", "prepare", cls.dataset, real_data / cls.dataset, folder).stdout
 
     @pytest.mark.slow
     def test_the_weights_measure_what_metadata_says(self, prepared, tmp_path):
