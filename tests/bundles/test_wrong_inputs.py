@@ -132,7 +132,7 @@ def test_a_run_of_another_network_is_not_resumed(warm, at_work):
     assert warm.bundle("run", cwd=at_work, **given).code == 0
     before = {name: content for name, content in tree(at_work / "run").items() if name.endswith(".pt")}
     ended = warm.bundle("run", cwd=at_work, **{**given, "epochs": 2, "network_def#attention_skips": []})
-    one_line(ended, r"run/latest\.pt holds the weights of another network")
+    one_line(ended, r"run/latest\.pt is a run with other settings \(network 'OrderNet ")
     assert {name: content for name, content in tree(at_work / "run").items() if name.endswith(".pt")} == before
     ended = warm.bundle(
         "run", cwd=at_work, config_file=config("evaluate"), dataset_dir="data", checkpoint="run/latest.pt"
