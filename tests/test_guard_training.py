@@ -85,8 +85,9 @@ def test_a_second_training_in_a_folder_is_one_line(holder, data, tmp_path, capsy
         ([[1.0, 1.0]], None),
         ([[0.5, 0.5], [0.5, 1.0]], "--batch_size 1 at 32², the smallest of train#resolution#stages at --image_size 64"),
         ([[0.5, 1.0]], "must sum to 1"),
+        ([[0.01, 0.5], [0.99, 1.0]], None),  # ends before the first epoch does
     ],
-    ids=["one", "coarse", "half"],
+    ids=["one", "coarse", "half", "not reached"],
 )
 @pytest.mark.parametrize("processes", [1, pytest.param(2, marks=WITHOUT_GPU)])
 def test_the_smallest_batch_of_a_schedule_is_checked(data, tmp_path, capsys, monkeypatch, stages, told, processes):

@@ -70,8 +70,14 @@ class ResolutionSchedule:
 
     def size(self, epoch: int, iteration: int) -> int:
         """Side length in pixels at a 1-based epoch and iteration."""
-        stage = next((index for index, end in enumerate(self.ends) if epoch <= end + 1e-6), len(self.ends) - 1)
-        return random.Random(f"{self.seed}/{iteration}").choice(self.sizes[stage])
+        return random.Random(f"{self.seed}/{iteration}").choice(self.sizes[self._stage(epoch)])
+
+    def smallest(self, epochs: int) -> int:
+        """The smallest side length in pixels that a run of so many epochs can draw: a short one skips stages."""
+        return min(min(self.sizes[self._stage(epoch)]) for epoch in range(1, epochs + 1))
+
+    def _stage(self, epoch: int) -> int:
+        return next((index for index, end in enumerate(self.ends) if epoch <= end + 1e-6), len(self.ends) - 1)
 
     def __call__(
         self, batch: Mapping[str, Tensor], device: torch.device, non_blocking: bool = False, **kwargs: Any
