@@ -1,93 +1,218 @@
-"""`python -m common.metrics nearest PAINTED REAL --out OUT`: are painted images copies of training images?"""
+"""`python -m common.metrics {quality,recovery,audit} …`: are painted images any good, and are they anybody's?"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import sys
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import fire
-import numpy as np
-from PIL import Image, ImageDraw
 
+from .. import bundle_folder
 from ..columns import align
 from ..commands import command
-from ..data import read_datalist
-from ..data.folder import KEYS
-from ..data.reading import encode_png
 from ..errors import InputError
-from ..files import check_writable, write_atomically, write_json
-from .nearest import COPY, FLIPS, Nearest, nearest_images, read_small
+from ..files import check_writable, write_json
+from . import audit as auditing
+from . import audit_report, quality, recovery
+from .clip import ClipFeatures, check_clip_folder
+from .features import FeatureExtractor, SegmenterFeatures
+from .image_sets import read_set, sizes_of
+from .inception import InceptionFeatures, find_inception_weights
 
-QUANTILES = (0.05, 0.5, 0.95, 0.99, 1.0)
-PAIRS, SIDE = 12, 128  # drawn; pixels
+DEVICE = "cpu"
+NETWORKS = Path(__file__).parents[1] / "baselines" / "configs"
+
+
+def _segmenter_weights(given: str | None) -> Path:
+    path = Path(given or Path(bundle_folder("order_polyps")) / "models" / "model.pt")
+    if not path.is_file():
+        raise InputError(f"--segmenter: there is no file {path}; give the weights of an ORDER")
+    return path
+
+
+def _print(rows: Sequence[Sequence[str]]) -> None:
+    print("\n".join(align([list(row) for row in rows])))
+
+
+def _inception(given: str | None, device: str, dimensions: int) -> FeatureExtractor | None:
+    # A file that was named has to be there; of one that was not, a line is told, and the rest is measured.
+    try:
+        return InceptionFeatures(find_inception_weights(given), device, dimensions=dimensions)
+    except InputError as error:
+        if given is not None:
+            raise
+        print(f"not measured: {error}", file=sys.stderr)
+        return None
 
 
 @command
-def nearest(painted: str, real: str, *, out: str, protocol: str | None = None, split: str = "test") -> None:
-    """Look up the nearest training image of each painted one: nearest PAINTED REAL --out OUT [--protocol NAME]
+def quality_command(
+    painted: str,
+    real: str,
+    *,
+    out: str | None = None,
+    inception: str | None = None,
+    clip: str | None = None,
+    segmenter: str | None = None,
+    protocol: str | None = None,
+    split: str = "training",
+    size: int | None = None,
+    images: int | None = None,
+    dimensions: int = 2048,
+    resamples: int = 100,
+    seed: int = 0,
+    device: str = DEVICE,
+) -> None:
+    """How like the real images the painted ones are: quality PAINTED REAL [--inception FILE] [--clip FOLDER]
 
-    Writes nearest.csv, nearest.json and closest.png, the closest pairs, to look at. They show training images: keep
-    them as you keep those.
+    FID by pytorch-fid, CLIP-I, and a Fréchet distance on the features of ORDER, which needs no weights from elsewhere
+    and is no FID. The paper's two protocols: images painted from training masks against the training images, and
+    images painted from test masks against the test images (--split test).
 
     Args:
-        painted: a prepared folder of painted images; all its lists are looked at.
-        real: the prepared folder that the model was trained on.
+        painted: a prepared folder of painted images, all its lists; or any folder of images.
+        real: a prepared folder, or any folder of images.
+        out: a folder for quality.json.
+        inception: pytorch-fid's weights; where torch keeps them if not given.
+        clip: the folder of a CLIP; CLIP-I is left out if not given.
+        segmenter: weights of an ORDER; those of order_polyps if not given.
+        protocol: of the real folder; its default if not given.
+        split: list of the real folder.
+        size: squash both sets to so many pixels first; as they are if not given.
+        images: draw so many of each set by chance, for matched counts; all if not given.
+        dimensions: of Inception's features: 2048 for FID; 64, 192 or 768.
+        resamples: of the bootstrap.
+        seed: of draws.
+        device: cpu or cuda.
+    """
+    prepared = (Path(real) / "dataset.json").is_file()
+    sets = read_set(painted).drawn(images, seed), read_set(real, protocol, split if prepared else None)
+    own, reference = sets[0], sets[1].drawn(images, seed)
+    if out is not None:
+        check_writable(out)
+    if clip is not None:
+        check_clip_folder(clip)
+    extractors: list[FeatureExtractor] = [SegmenterFeatures(_segmenter_weights(segmenter), device=device)]
+    if (found := _inception(inception, device, dimensions)) is not None:
+        extractors.insert(0, found)
+    measured: dict[str, Any] = {}
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", UserWarning)
+        for extractor in extractors:
+            measured[extractor.name] = quality.frechet(
+                own, reference, extractor, size=size, resamples=resamples, seed=seed
+            )
+    if clip is not None:
+        measured["CLIP-I"] = quality.clip_similarity(own, reference, ClipFeatures(clip, device), size=size)
+    else:
+        print("not measured: CLIP-I needs the folder of a CLIP model; name it with --clip FOLDER", file=sys.stderr)
+    print(f"painted {sizes_of(own.paths)}, real {sizes_of(reference.paths)}", end="; ")
+    print("as they are" if size is None else f"both squashed to {size} × {size}", end="\n\n")
+    _print(quality.table(measured))
+    for each in told:
+        print(f"warning: {each.message}")
+    if out is not None:
+        settings = {"painted": painted, "real": real, "protocol": protocol, "split": split, "size": size, "seed": seed}
+        write_json(Path(out) / "quality.json", {"settings": settings, "measured": quality.plain(measured)})
+
+
+@command
+def recovery_command(
+    painted: str,
+    real: str,
+    *,
+    out: str,
+    bundle: str = "order_polyps",
+    network: str | None = None,
+    segmenter: str | None = None,
+    protocol: str | None = None,
+    split: str = "training",
+    device: str = DEVICE,
+) -> None:
+    """Does the lesion lie where the mask says: recovery PAINTED REAL --out OUT [--network unet --segmenter MODEL]
+
+    A frozen segmenter looks for the lesions in the painted images, and in the real images of the same masks, as they
+    are and as small as the painted ones: the ceiling. Dice, IoU, and how far the layout drifts.
+
+    Args:
+        painted: a prepared folder of painted images.
+        real: the prepared folder whose masks they were painted from.
+        out: a folder for a report of each.
+        bundle: whose evaluate.yaml looks: order_polyps or order_brisc.
+        network: an overlay of common/baselines/configs, such as unet; ORDER if not given.
+        segmenter: its weights; those that the bundle ships if not given.
+        protocol: of the real folder; its default if not given.
+        split: its list that was painted from.
+        device: cpu or cuda.
+    """
+    files = [Path(bundle_folder(bundle)) / "configs" / "evaluate.yaml"]
+    files += [] if network is None else [NETWORKS / f"{network}.yaml"]
+    if network is not None and segmenter is None:
+        raise InputError(f"--network {network} needs weights of its own: give --segmenter MODEL")
+    own = recovery.items_of(painted)
+    reference = recovery.of_the_same_masks(own, recovery.items_of(real, protocol, split))
+    check_writable(out)
+    size = recovery.size_of(own)
+    small = recovery.write_at_size(Path(out) / "real_at_size" / "data", reference, size)
+    found: dict[str, Any] = {}
+    for name, items, root in (
+        ("painted", own, painted),
+        ("real_at_size", small, Path(out) / "real_at_size" / "data"),
+        ("real", reference, real),
+    ):
+        print(f"\n{name}")
+        found[name] = recovery.look_for_lesions(files, segmenter, items, Path(out) / name, root=root, device=device)
+    shown = {"painted": "painted", "real_at_size": f"real, at {size} × {size}", "real": "real, as they are"}
+    print()
+    _print(recovery.table({shown[name]: each for name, each in found.items()}))
+    write_json(Path(out) / "recovery.json", {name: vars(each) for name, each in found.items()})
+
+
+@command
+def audit_command(
+    painted: str,
+    real: str,
+    *,
+    out: str,
+    protocol: str | None = None,
+    split: str = "test",
+    segmenter: str | None = None,
+    seed: int = 0,
+    device: str = DEVICE,
+) -> None:
+    """Is a painted image a copy of a training image: audit PAINTED REAL --out OUT [--protocol NAME]
+
+    Writes audit.csv, audit.json and closest.png, the closest pairs, to look at. They show training images: keep them
+    as you keep those. Exit code 1 if there are copies.
+
+    Args:
+        painted: a prepared folder of painted images, all its lists; or any folder of images.
+        real: the prepared folder that the model was trained on, all of its training and validation list.
         out: a folder to write to.
         protocol: that it was trained under; the folder's default if not given.
         split: of the real folder, a list of images that were not trained on, to compare with.
+        segmenter: weights of an ORDER, whose features are compared; those of order_polyps if not given.
+        seed: of the bootstrap.
+        device: cpu or cuda.
     """
-    training = read_datalist(real, protocol, "training")
-    held_out = read_datalist(real, protocol, split)
-    items = [item for key in KEYS for item in read_datalist(painted, None, key, may_be_empty=True)]
-    if not held_out or split == "training":
-        raise InputError(f"{real}: --split {split} holds no image that was not trained on; choose another")
+    if split in ("training", "validation"):
+        raise InputError(f"--split {split} holds images that were trained on, or chosen by; choose another list")
+    own, held_out = read_set(painted), read_set(real, protocol, split)
+    known = read_set(real, protocol, "training")
     check_writable(out)
-    known = [item["image"] for item in training]
-    own, reference = (nearest_images([item["image"] for item in each], known) for each in (items, held_out))
-    _write(Path(out), items, training, own, reference)
-    copies = int((own.similarity >= COPY).sum())
-    rows = [["", "images", *(f"{quantile:.0%}" for quantile in QUANTILES), f"≥ {COPY}"]]
-    for name, each in (("painted", own), (f"real, {split}", reference)):
-        values = [f"{value:.3f}" for value in np.quantile(each.similarity, QUANTILES)]
-        rows.append([name, str(len(each.index)), *values, str(int((each.similarity >= COPY).sum()))])
-    print("similarity to the nearest training image, mirrored or not: quantiles\n")
-    print("\n".join(align(rows)))
-    verdict = f"{copies} painted images are copies of training images" if copies else "no painted image is a copy"
-    print(f"\n{verdict} by the rule (similarity {COPY} or more); look at {Path(out) / 'closest.png'}")
-
-
-def _write(
-    out: Path,
-    items: Sequence[Mapping[str, Any]],
-    training: Sequence[Mapping[str, Any]],
-    own: Nearest,
-    reference: Nearest,
-) -> None:
-    order = np.argsort(-own.similarity, kind="stable")
-    pairs = [(str(items[i]["image"]), str(training[own.index[i]]["image"]), int(own.flip[i])) for i in order]
-    lines = ["painted,training,similarity,mirrored"]
-    for (first, second, flip), i in zip(pairs, order, strict=True):
-        lines.append(f"{Path(first).name},{Path(second).name},{own.similarity[i]:.4f},{int(flip > 0)}")
-    write_atomically(out / "nearest.csv", ("\n".join(lines) + "\n").encode())
-    quantiles = {
-        name: dict(zip(map(str, QUANTILES), np.quantile(each.similarity, QUANTILES).astype(float), strict=True))
-        for name, each in (("painted", own), ("reference", reference))
-    }
-    copies = int((own.similarity >= COPY).sum())
-    write_json(out / "nearest.json", {"copy": COPY, "copies": copies, "images": len(items), "quantiles": quantiles})
-    write_atomically(out / "closest.png", encode_png(_closest(pairs[:PAIRS], own.similarity[order])))
-
-
-def _closest(pairs: Sequence[tuple[str, str, int]], similarity: np.ndarray) -> np.ndarray:
-    # Painted above, mirrored as it met its nearest training image, which is below.
-    columns = []
-    for (first, second, flip), value in zip(pairs, similarity, strict=False):
-        above = Image.fromarray(np.ascontiguousarray(np.flip(read_small(first, SIDE), FLIPS[flip])))
-        ImageDraw.Draw(above).text((4, 2), f"{value:.3f}", fill="white", stroke_width=1, stroke_fill="black")
-        columns.append(np.concatenate([np.asarray(above), read_small(second, SIDE)]))
-    return np.concatenate(columns, axis=1)
+    extractor = SegmenterFeatures(_segmenter_weights(segmenter), device=device)
+    size = recovery.common_side(own.paths)
+    found = auditing.audit(own, known, held_out, extractor, size=size, seed=seed)
+    audit_report.write(Path(out), found, own, known)
+    _print(audit_report.table(found, split))
+    print(f"\n{audit_report.sentence(found)}\nlook at {Path(out) / 'closest.png'}")
+    if found.verdict == auditing.COPIES:
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":
-    fire.Fire({"nearest": nearest}, name="python -m common.metrics")
+    commands = {"quality": quality_command, "recovery": recovery_command, "audit": audit_command}
+    fire.Fire(commands, name="python -m common.metrics")

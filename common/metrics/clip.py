@@ -53,13 +53,11 @@ class ClipFeatures:
         if find_spec("transformers") is None:
             raise InputError("CLIP-I needs transformers; pip install -c constraints.txt -e '.[metrics]'")
         make_torchvision_importable()
-        from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
+        from transformers import CLIPImageProcessor, CLIPModel
 
         try:
             self.processor = CLIPImageProcessor.from_pretrained(folder, local_files_only=True)
-            network, report = CLIPVisionModelWithProjection.from_pretrained(
-                folder, local_files_only=True, output_loading_info=True
-            )
+            network, report = CLIPModel.from_pretrained(folder, local_files_only=True, output_loading_info=True)
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             raise InputError(f"--clip: {folder} cannot be read ({str(error).splitlines()[0]}); copy it again") from None
         if lost := sorted(report["missing_keys"]):
@@ -75,7 +73,8 @@ class ClipFeatures:
         seen = []
         for shown in batches(images, size, flip, self.batch_size, self.name, progress):
             pixels = self.processor(images=shown, return_tensors="pt")["pixel_values"].to(self.device)
-            embeddings = self.network(pixel_values=pixels).image_embeds.double()
+            pooled = self.network.vision_model(pixel_values=pixels).pooler_output
+            embeddings = self.network.visual_projection(pooled).double()
             seen.append((embeddings / embeddings.norm(dim=1, keepdim=True)).cpu().numpy())
         return np.concatenate(seen)
 

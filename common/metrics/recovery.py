@@ -112,6 +112,24 @@ def of_the_same_masks(painted: Sequence[Mapping[str, Any]], real: Sequence[Mappi
     return found
 
 
+def common_side(paths: Sequence[str | Path]) -> int | None:
+    """The side of the square that all images are, pixels; None where they are not of one size, or no squares."""
+    sizes = {open_image(path).size for path in paths}
+    width, height = next(iter(sizes))
+    return width if len(sizes) == 1 and width == height else None
+
+
+def size_of(items: Sequence[Mapping[str, Any]]) -> int:
+    """The side of painted images, pixels.
+
+    Raises:
+        InputError: if they are not squares of one size, as LAW paints them.
+    """
+    if (side := common_side([item["image"] for item in items])) is None:
+        raise InputError("the painted images are not squares of one size; give a folder that LAW painted")
+    return side
+
+
 def write_at_size(folder: str | Path, items: Sequence[Mapping[str, Any]], size: int) -> list[dict[str, Any]]:
     """A prepared folder of real images made as small as painted ones are, and its items: for a ceiling to hold them to.
 

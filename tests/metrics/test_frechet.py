@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tests.metrics.weights import save_inception
 
 from common.data.phantoms import prepare_phantoms
 from common.errors import InputError
 from common.metrics.frechet import fid, frechet_distance, measure
 from common.metrics.image_sets import read_set
 from common.metrics.inception import SHA256, InceptionFeatures, find_inception_weights
+from tests.metrics.weights import save_inception
 
 pytest.importorskip("pytorch_fid")
 OWN_COMMAND = (
@@ -161,7 +161,9 @@ def test_a_set_grows_away_from_itself_as_noise_is_added(torch_home: Path, sides:
     assert distances == sorted(distances) and distances[0] > 1e-4
 
 
-def test_images_of_several_sizes_are_measured_each_as_it_is(torch_home: Path, sides: tuple[Path, Path], tmp_path) -> None:
+def test_images_of_several_sizes_are_measured_each_as_it_is(
+    torch_home: Path, sides: tuple[Path, Path], tmp_path
+) -> None:
     """Batched or one by one; pytorch-fid's command wants one size, or batches of 1."""
     paths = []
     for number, side in enumerate((40, 64, 299, 310)):

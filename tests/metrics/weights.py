@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from common.metrics.inception import WEIGHTS, import_pytorch_fid
+from common.vision_operators import make_torchvision_importable
 
 
 def save_inception(folder: Path) -> Path:
@@ -50,6 +51,7 @@ def save_inception(folder: Path) -> Path:
 
 def save_clip(folder: Path) -> Path:
     """A CLIP of transformers' own classes, small, with random weights and its image processor."""
+    make_torchvision_importable()
     from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
     size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
