@@ -23,6 +23,7 @@ from .command_line import command_line_faults, is_bundle_command
 from .data import read_datalist
 from .data.folder import KEYS
 from .data.integrity import check_prepared
+from .data.synthetic import painted_items
 from .errors import InputError, disk_error_line, reports_input_errors
 from .files import check_writable, hold_folder
 from .inference import check_inference_inputs
@@ -109,7 +110,7 @@ def check_training(
         network: that is trained.
         pretrained: weights of such a network, or None.
         stages: those of the run's `ResolutionSchedule`.
-        settings: whatever else has a rule in `settings.RULES`.
+        settings: whatever else has a rule in `settings.RULES`, `synthetic_dir` and `synthetic_images` among them.
     """
     named = {"output_dir": output_dir, "protocol": protocol, "pretrained": pretrained}
     faults = faults_of_keys(dataset_dir, {**named, **settings})
@@ -119,8 +120,28 @@ def check_training(
         collect(faults, lambda: check_weights(copy.deepcopy(network), pretrained))
         collect(faults, lambda: read_record(pretrained))
     check_data(faults, dataset_dir, protocol, LISTS, "prepare it again with more images")
+    if not faults and settings.get("synthetic_dir") is not None:
+        _check_synthetic(faults, dataset_dir, protocol, settings["synthetic_dir"], settings.get("synthetic_images"))
     check_output(faults, output_dir, held=True)
     raise_faults(faults)
+
+
+def _check_synthetic(
+    faults: list[str], dataset_dir: str, protocol: str | None, synthetic_dir: str, images: int | None
+) -> None:
+    # Its images and masks as those of any prepared folder; that some may be trained on, and how many were left out.
+    check_data(faults, synthetic_dir, None, (), "")
+    if faults or not collect(faults, lambda: painted_items(synthetic_dir, dataset_dir, protocol)):
+        return
+    everything = sum(len(read_datalist(synthetic_dir, None, key, may_be_empty=True)) for key in KEYS)
+    usable = len(painted_items(synthetic_dir, dataset_dir, protocol))
+    if usable < everything and idist.get_rank() == 0:
+        told = (
+            f"{everything - usable} of its {everything} pairs are of masks of the validation or test list, and left out"
+        )
+        print(f"{synthetic_dir}: {told}", file=sys.stderr, flush=True)
+    if images is not None and images > usable:
+        faults.append(f"--synthetic_images {images}: {synthetic_dir} holds {usable} pairs that may be trained on")
 
 
 def _check_smallest_batch(stages: Sequence[Sequence[Any]], settings: Mapping[str, Any]) -> None:

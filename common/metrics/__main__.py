@@ -152,6 +152,7 @@ def recovery_command(
     files += [] if network is None else [NETWORKS / f"{network}.yaml"]
     if network is not None and segmenter is None:
         raise InputError(f"--network {network} needs weights of its own: give --segmenter MODEL")
+    recovery.check_configs(files)
     own = recovery.items_of(painted)
     reference = recovery.of_the_same_masks(own, recovery.items_of(real, protocol, split))
     check_writable(out)

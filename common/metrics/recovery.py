@@ -63,8 +63,7 @@ def look_for_lesions(
     Raises:
         InputError: if a config is missing, or the weights do not fit.
     """
-    if missing := [str(path) for path in config_files if not Path(path).is_file()]:
-        raise InputError(f"there is no {missing[0]}; name evaluate.yaml of an ORDER bundle, and overlays behind it")
+    check_configs(config_files)
     parser = ConfigParser(ConfigParser.load_config_files([str(path) for path in config_files]))
     given = {"output_dir": str(output_dir), "dataset#data": [dict(item) for item in items], **settings}
     given |= {} if checkpoint is None else {"checkpoint": str(checkpoint)}
@@ -81,6 +80,16 @@ def look_for_lesions(
     found = json.loads((Path(output_dir) / "summary.json").read_text())["all_images"]
     dice, iou = ((found[name]["mean"], shown_interval(found[name])) for name in ("dice", "iou"))
     return Recovery(len(items), dice, iou, drift.summary)
+
+
+def check_configs(config_files: Sequence[str | Path]) -> None:
+    """That they are there.
+
+    Raises:
+        InputError: if one is not.
+    """
+    if missing := [str(path) for path in config_files if not Path(path).is_file()]:
+        raise InputError(f"there is no {missing[0]}; name evaluate.yaml of an ORDER bundle, and overlays behind it")
 
 
 def items_of(folder: str | Path, protocol: str | None = None, split: str | None = None) -> list[dict[str, Any]]:
