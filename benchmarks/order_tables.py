@@ -8,134 +8,30 @@ where it was stopped. Table 10 is measured on validation, which also chose the e
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 from collections.abc import Mapping
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
-from monai.bundle import ConfigParser
 
-from common.data import fingerprint, read_datalist
 from common.data.folder import KEYS
-from common.errors import InputError, reports_input_errors
+from common.errors import reports_input_errors
 from common.files import write_json
-from common.settings import setting_faults
 
-from . import reporting, runs
+from . import reporting
 from .order_complexity import measure
-from .runs import OVERLAY, REPOSITORY, bundle_command, given, read_history, spread
+from .runs import spread
 from .segmenter_rows import LIGHT, ROWS, TABLES
+from .segmenter_runs import Outcome, add_options, check_options, run_row
 
-Outcome = dict[str, Any]
 # The protocols that hold the lists that the paper trains and tests on; None is a folder's default.
 PAPER_LISTS = {"order_polyps": (None, "order"), "order_brisc": ("order_released",)}
 
 
-def run_row(name: str, seed: int, settings: argparse.Namespace) -> Outcome:
-    """Train and measure a row, or go on where an earlier call was stopped.
-
-    Returns the means over sources, shares, as "dice" and "iou" (None where the training diverged), "without_empty" (the
-    Dice over the images that have a lesion), "sources" (Dice by source) and "best_epoch" (by validation).
-
-    Raises:
-        InputError: if a command fails for another reason than a loss that is not finite.
-    """
-    folder = Path(settings.out).resolve() / f"{name}_{seed}"
-    training, measuring = _training(name, folder, seed, settings), _measuring(name, folder, settings)
-    of = {"configs": digest(name, settings), "data": settings.data}
-    return runs.run_row(folder, training, measuring, ROWS[name].changes, of, partial(_read, folder))
-
-
-def digest(name: str, settings: argparse.Namespace) -> str:
-    """A digest of all configs of a row, which its commands only name."""
-    files = _training_files(name, settings), measuring_files(name, settings)
-    contents = [dict(ConfigParser.load_config_files(each)) for each in files]
-    return hashlib.sha256(json.dumps(contents, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def _read(folder: Path, diverged: bool) -> Outcome:
-    if diverged:
-        return {"dice": None, "iou": None, "without_empty": None, "sources": {}, "best_epoch": None}
-    summary = json.loads((folder / "evaluation" / "summary.json").read_text())
-    means, lesions = summary["mean_over_sources"], summary["without_empty"]["mean_over_sources"]
-    epochs = [row for row in read_history(folder / "run" / "history.csv") if "val_mean_dice" in row]
-    return {
-        "dice": means["dice"]["mean"],
-        "iou": means["iou"]["mean"],
-        "without_empty": lesions["dice"]["mean"],
-        "sources": {name: row["dice"]["mean"] for name, row in summary["sources"].items()},
-        "best_epoch": int(max(epochs, key=lambda row: row["val_mean_dice"])["epoch"]),
-    }
-
-
-def _configs(settings: argparse.Namespace, *names: str) -> list[str]:
-    return [str(REPOSITORY / settings.bundle / "configs" / f"{name}.yaml") for name in names]
-
-
-def _training_files(name: str, settings: argparse.Namespace, *overlay: str) -> list[str]:
-    several = _configs(settings, "multi_gpu_train") if settings.processes > 1 else []
-    return [*_configs(settings, "train", *settings.recipe), *ROWS[name].files, *overlay, *several]
-
-
-def measuring_files(name: str, settings: argparse.Namespace, *overlay: str) -> list[str]:
-    """The configs that measure a row: those of the first version, if it trains by that, look through windows too."""
-    first_version = ["evaluate_v1"] if "recipe_v1" in settings.recipe else []
-    return [*_configs(settings, "evaluate", *first_version), *ROWS[name].files, *overlay]
-
-
-def _training(name: str, folder: Path, seed: int, settings: argparse.Namespace) -> list[str]:
-    options = {"dataset_dir": str(Path(settings.dataset_dir).resolve()), "output_dir": str(folder / "run")}
-    options |= {"recipe": f"table_{name}", "seed": seed, "epochs": settings.epochs}
-    options |= given(settings, "protocol", "image_size", "val_interval", "learning_rate")
-    options["batch_size"] = settings.batch_size // settings.processes  # a process's own
-    files = _training_files(name, settings, str(folder / OVERLAY))
-    return bundle_command("training", files, options, settings.processes)
-
-
-def _measuring(name: str, folder: Path, settings: argparse.Namespace) -> list[str]:
-    options = {"dataset_dir": str(Path(settings.dataset_dir).resolve()), "output_dir": str(folder / "evaluation")}
-    options |= {"checkpoint": str(folder / "run" / "model.pt"), "split": settings.split}
-    options |= given(settings, "protocol", "image_size")
-    return bundle_command("evaluate", measuring_files(name, settings, str(folder / OVERLAY)), options)
-
-
 def checked(settings: argparse.Namespace) -> argparse.Namespace:
-    """The options, once nothing in them is wrong that can be known before a training.
-
-    Raises:
-        InputError: for a value out of range, an unknown bundle or recipe, an empty list, or a network that needs what
-            is not installed.
-    """
+    """The options, once nothing in them is wrong that can be known before a training; see `check_options`."""
     settings.rows = list(dict.fromkeys(settings.rows or TABLES[settings.table]))
-    settings.seeds = list(dict.fromkeys(settings.seeds))
     settings.split = settings.split or ("validation" if settings.table == 10 else "test")
-    files = [
-        file for row in settings.rows for file in (*_training_files(row, settings), *measuring_files(row, settings))
-    ]
-    for path in dict.fromkeys(files):
-        if not Path(path).is_file():
-            raise InputError(f"--bundle, --recipe: there is no {path}")
-    merged = ConfigParser.load_config_files(_configs(settings, "train", *settings.recipe))
-    for name in ("batch_size", "image_size", "val_interval", "learning_rate"):
-        if getattr(settings, name) is None:
-            setattr(settings, name, merged[name])
-    numbers = given(settings, "epochs", "batch_size", "image_size", "val_interval", "learning_rate")
-    if faults := setting_faults(numbers):
-        raise InputError("; ".join(faults))
-    if settings.processes < 1 or settings.batch_size % settings.processes:
-        raise InputError(f"--processes has to divide the batch of {settings.batch_size}; got {settings.processes}")
-    for name in settings.rows:
-        if not ROWS[name].configuration.can_be_built():
-            raise InputError(f"the row {name} needs timm; pip install -c constraints.txt -e '.[train,baselines]'")
-    lists = ("training", "validation", settings.split)
-    for each in lists:
-        if not read_datalist(settings.dataset_dir, settings.protocol, each):
-            raise InputError(f"{settings.dataset_dir}: the list {each!r} is empty; every row needs it")
-    settings.data = fingerprint(settings.dataset_dir, settings.protocol, lists)
-    return settings
+    return check_options(settings)
 
 
 def _cells(
@@ -203,17 +99,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     options.add_argument("--table", type=int, choices=sorted(TABLES), required=True)
-    options.add_argument("--dataset_dir", required=True, help="a prepared folder")
-    options.add_argument("--out", required=True, metavar="FOLDER", help="a folder a run; given again, it goes on there")
-    options.add_argument("--bundle", default="order_polyps")
-    options.add_argument("--recipe", nargs="*", default=["recipe_best"], help="the bundle's configs over train.yaml")
+    add_options(options)
     options.add_argument("--rows", nargs="+", choices=list(ROWS), help=f"all of the table; light are {' '.join(LIGHT)}")
     options.add_argument("--seeds", type=int, nargs="+", default=[0])
-    options.add_argument("--epochs", type=int, default=20, help="of each training (20)")
-    for name, kind in (("batch_size", int), ("image_size", int), ("val_interval", int), ("learning_rate", float)):
-        options.add_argument(f"--{name}", type=kind, help="the recipe's own if not given")
-    options.add_argument("--processes", type=int, default=1, help="that share a training's batches; one a GPU")
-    options.add_argument("--protocol", help="of the folder; its default if not given")
     options.add_argument("--split", choices=KEYS, help="test, or for table 10 validation")
     return options.parse_args(arguments)
 

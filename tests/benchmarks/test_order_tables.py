@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from monai.bundle import ConfigParser
 
-from benchmarks import configurations, order_tables, segmenter_rows
+from benchmarks import configurations, order_tables, segmenter_rows, segmenter_runs
 from benchmarks.configurations import ALL
 from benchmarks.runs import read_history
 from benchmarks.segmenter_rows import ROWS
@@ -93,12 +93,12 @@ def _settings(given: list[str], tmp_path: Path, *more: str) -> Namespace:
 
 def test_a_changed_overlay_is_another_row(given: list[str], tmp_path: Path, monkeypatch) -> None:
     settings = _settings(given, tmp_path, "--rows", "order")
-    before = order_tables.digest("mk_unet", settings), order_tables.digest("order", settings)
+    before = segmenter_runs.digest("mk_unet", settings), segmenter_runs.digest("order", settings)
     changed = tmp_path / "mk_unet.yaml"
     changed.write_text((segmenter_rows.OVERLAYS / "mk_unet.yaml").read_text() + "  window: 0.5\n")
     monkeypatch.setattr(segmenter_rows, "OVERLAYS", tmp_path)
-    assert order_tables.digest("mk_unet", settings) != before[0]
-    assert order_tables.digest("order", settings) == before[1]
+    assert segmenter_runs.digest("mk_unet", settings) != before[0]
+    assert segmenter_runs.digest("order", settings) == before[1]
 
 
 def test_seeds_and_rows_count_once(given: list[str], tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_seeds_and_rows_count_once(given: list[str], tmp_path: Path) -> None:
 def test_the_first_version_is_measured_in_windows_as_it_trains(given: list[str], tmp_path: Path) -> None:
     for recipe, configs in (("recipe_v1", ["evaluate", "evaluate_v1", "unet"]), ("recipe_best", ["evaluate", "unet"])):
         settings = _settings(given, tmp_path, "--rows", "unet", "--recipe", recipe)
-        assert [Path(file).stem for file in order_tables.measuring_files("unet", settings)] == configs
+        assert [Path(file).stem for file in segmenter_runs.measuring_files("unet", settings)] == configs
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,221 @@
+"""Segmenters trained on real images alone and with painted pairs beside them (the paper's tables 4 and 5).
+
+LAW paints from the masks of the training list; painted pairs join the real images of a training, which keeps its steps,
+its schedule and its real validation. Table 4 has a row for each model that paints, table 5 a row for each dose of one
+model's pairs, a smaller one being part of a larger. The same command goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.data import read_datalist, synthetic_digest, with_synthetic
+from common.data.folder import KEYS
+from common.errors import InputError, reports_input_errors
+from common.files import write_json
+from common.law.checks import PAINTING_RULES
+from common.settings import setting_faults
+
+from . import reporting
+from .runs import REPOSITORY, bundle_command, given, spread, succeeds
+from .segmenter_rows import ROWS
+from .segmenter_runs import Outcome, add_options, check_options, run_row
+
+DOSES = (250, 500, 1000, 1450)
+OBJECTIVES = {"uniform": "ControlNet", "ratio": "ArSDM", "distillation": "Adaptive Distillation", "law": "LAW"}
+# What the paper prints on polyps, percent, of the U-Net that it calls nnUNet.
+TABLE_4 = {"real": "71.7 ± 0.4", "uniform": "72.3 ± 1.2", "ratio": "73.5 ± 1.1", "distillation": "72.6 ± 0.9"}
+TABLE_4 |= {"law": "74.1 ± 0.8"}
+TABLE_5 = {0: "71.7 ± 0.4", 250: "72.3 ± 0.6", 500: "72.5 ± 0.6", 1000: "73.8 ± 0.7", 1450: "74.1 ± 0.8"}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A row: what is trained on.
+
+    Attributes:
+        label: of its folders.
+        shown: in the table.
+        model: the name of who painted; None of real images alone.
+        images: painted pairs; None for all.
+        paper: what the paper prints.
+    """
+
+    label: str
+    shown: str
+    model: str | None
+    images: int | None
+    paper: str
+
+
+def variants(settings: argparse.Namespace) -> list[Variant]:
+    """The rows of a table."""
+    rows = [Variant("real", "real only", None, 0, TABLE_4["real"])]
+    if settings.table == 5:
+        (model,) = settings.models
+        rows += [Variant(f"{model}_{n}", f"real + {n}", model, n, TABLE_5.get(n, "–")) for n in settings.doses]
+        return rows
+    for model in settings.models:
+        shown = f"real + {OBJECTIVES.get(model, model)}"
+        rows.append(Variant(f"{model}_{settings.images}", shown, model, settings.images, TABLE_4.get(model, "–")))
+    return rows
+
+
+def paint(name: str, model: Path, wanted: int, settings: argparse.Namespace) -> Path:
+    """A folder of pairs painted from the training masks, at least `wanted`; it goes on where it was stopped.
+
+    Raises:
+        InputError: if the command fails, or the folder was painted with other settings.
+    """
+    masks = sum(1 for _ in read_datalist(settings.dataset_dir, settings.protocol, "training"))
+    folder = Path(settings.out).resolve() / f"painted_{name}"
+    options = {"dataset_dir": str(Path(settings.dataset_dir).resolve()), "key": "training", "output_dir": str(folder)}
+    options |= {"checkpoint": str(model.resolve()), "images_per_mask": max(1, -(-wanted // masks)), "seed": 0}
+    options |= {"steps": settings.sampling_steps}
+    options |= given(settings, "protocol", "guidance", "control_scale", "base")
+    config = REPOSITORY / settings.painter / "configs" / "inference.yaml"
+    print(f"painting {folder.name}", flush=True)
+    succeeds(bundle_command("inference", str(config), options), Path(settings.out) / f"painted_{name}.log")
+    return folder
+
+
+def _painted(variant: Variant, seed: int, folders: Mapping[str, Path], settings: argparse.Namespace) -> dict | None:
+    if variant.model is None:
+        return None
+    folder, where = folders[variant.model], {"dataset_dir": settings.dataset_dir, "protocol": settings.protocol}
+    items = with_synthetic([], folder, variant.images, seed=seed, **where)
+    return {"synthetic_dir": str(folder), "synthetic_images": variant.images, "digest": synthetic_digest(items)}
+
+
+def checked(settings: argparse.Namespace) -> argparse.Namespace:
+    """The options, once nothing in them is wrong that can be known before any work.
+
+    Raises:
+        InputError: see `check_options`; or for a model that is not there, two models for table 5, or a dose below 1.
+    """
+    settings.rows, settings.doses = [settings.network], sorted(set(settings.doses))
+    settings.models = _models(settings)
+    if settings.table == 5 and len(settings.models) != 1:
+        raise InputError(f"table 5 is of one model's pairs; --models names {len(settings.models)}")
+    if min(*settings.doses, settings.images) < 1:
+        raise InputError(
+            "--doses and --images have to be whole numbers of 1 or more; real images alone come by themselves"
+        )
+    rules = {key: PAINTING_RULES[key] for key in ("guidance", "control_scale")}
+    rules["sampling_steps"] = PAINTING_RULES["steps"]
+    if faults := setting_faults(given(settings, "sampling_steps", "guidance", "control_scale"), rules):
+        raise InputError("; ".join(faults))
+    return check_options(settings)
+
+
+def _models(settings: argparse.Namespace) -> dict[str, Path]:
+    models: dict[str, Path] = {}
+    for each in settings.models or [f"law={REPOSITORY / settings.painter / 'models' / 'tiny'}"]:
+        name, equals, path = each.partition("=")
+        if not (name and equals and path) or not name.isidentifier():
+            raise InputError(f"--models: {each!r} is not NAME=FOLDER, such as law=runs/law/model")
+        if not Path(path).is_dir():
+            raise InputError(f"--models {name}: there is no folder {path}; give a model folder of a training")
+        models[name] = Path(path)
+    return models
+
+
+def show(outcomes: Mapping[str, Sequence[Outcome]], rows: Sequence[Variant], settings: argparse.Namespace) -> str:
+    """The table, with its budget below it."""
+    base = [each["dice"] for each in outcomes["real"]]
+    lines = []
+    for variant in rows:
+        own = list(outcomes[variant.label])
+        gains = [
+            each["dice"] - real if None not in (each["dice"], real) else None
+            for each, real in zip(own, base, strict=False)
+        ]
+        gain = "–" if variant.model is None else _signed(gains)
+        sources = sorted({source for each in own for source in each["sources"]})
+        by_source = ", ".join(f"{name} {spread([each['sources'].get(name) for each in own])}" for name in sources)
+        dice = spread([each["dice"] for each in own])
+        lines.append((variant.shown, dice, gain, spread([each["iou"] for each in own]), by_source, variant.paper))
+    header = ("trained on", "Dice", "against real only", "IoU", "by source", "paper, U-Net")
+    shared = f" shared by {settings.processes} processes" if settings.processes > 1 else ""
+    budget = (
+        f"{ROWS[settings.network].name}, {settings.bundle}, protocol {settings.protocol or 'by default'}, "
+        f"{' + '.join(['train', *settings.recipe])}, {settings.epochs} epochs of the real images' steps, "
+        f"{settings.image_size}², batches of {settings.batch_size}{shared}, "
+        f"seeds {', '.join(map(str, settings.seeds))}; measured on {settings.split}; "
+        f"painted in {settings.sampling_steps} steps"
+    )
+    key = "Dice and IoU in percent, mean ± standard deviation over seeds; the gain is that of equal seeds"
+    return f"{reporting.table(header, lines)}\n\n{budget}\n{key}"
+
+
+def _plain(head: Mapping[str, Any]) -> dict[str, Any]:
+    # Paths among the settings as text.
+    return json.loads(json.dumps(head, default=str))
+
+
+def _signed(gains: Sequence[float | None]) -> str:
+    # With the 95 % interval of the mean of paired differences, by Student's t, where there are several.
+    found = np.array([gain for gain in gains if gain is not None])
+    if not len(found):
+        return "–"
+    mean = 100 * float(found.mean())
+    if len(found) == 1:
+        return f"{mean:+.1f}"
+    from scipy.stats import t
+
+    half = 100 * float(t.ppf(0.975, len(found) - 1) * found.std(ddof=1) / np.sqrt(len(found)))
+    return f"{mean:+.1f} [{mean - half:+.1f}, {mean + half:+.1f}]"
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The options as they were given."""
+    options = argparse.ArgumentParser(
+        prog="python -m benchmarks.downstream",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    options.add_argument("--table", type=int, choices=(4, 5), required=True)
+    add_options(options)
+    options.add_argument("--network", choices=list(ROWS), default="order", help="unet is the paper's")
+    options.add_argument(
+        "--models", nargs="+", metavar="NAME=FOLDER", help="who paints; the bundle's own law if not given"
+    )
+    options.add_argument("--doses", type=int, nargs="+", default=list(DOSES), help="of table 5")
+    options.add_argument("--images", type=int, default=DOSES[-1], help="painted pairs of table 4 (1450)")
+    options.add_argument("--painter", default="law_polyps", help="the bundle whose inference.yaml paints")
+    options.add_argument("--sampling_steps", type=int, default=50, help="of DDIM (50)")
+    options.add_argument("--guidance", type=float, help="of sampling; the bundle's own if not given")
+    options.add_argument("--control_scale", type=float, help="of sampling; the model's own if not given")
+    options.add_argument("--base", help="of models of Stable Diffusion's size: its folder")
+    options.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    options.add_argument("--split", choices=KEYS, default="test")
+    return options.parse_args(arguments)
+
+
+@reports_input_errors
+def main(arguments: list[str] | None = None) -> None:
+    """The command."""
+    settings = checked(parse(arguments))
+    rows = variants(settings)
+    head = reporting.heading("benchmarks.downstream", settings)
+    wanted = max(settings.doses) if settings.table == 5 else settings.images
+    folders = {name: paint(name, model, wanted, settings) for name, model in settings.models.items()}
+    outcomes: dict[str, list[Outcome]] = {variant.label: [] for variant in rows}
+    for seed in settings.seeds:  # every row has one seed before any has two
+        for variant in rows:
+            painted = _painted(variant, seed, folders, settings)
+            label = f"{settings.network}_{variant.label}"
+            outcomes[variant.label].append(run_row(settings.network, seed, settings, label, painted))
+            write_json(f"{settings.out}/table_{settings.table}.json", {**_plain(head), "results": outcomes})
+    print(f"\n{show(outcomes, rows, settings)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""Tables 4 and 5 at toy size: painted, trained on, measured, and gone on with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import downstream
+from common.law.loading import build_tiny, save_denoiser
+from tests.bundles.drawn import TRAINING, draw_prepared
+from tests.law.small import PROMPT
+
+SHORT = ["--epochs", "1", "--image_size", "64", "--batch_size", "2", "--val_interval", "1", "--sampling_steps", "2"]
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """A drawn set and a model that has learned nothing."""
+    folder = tmp_path_factory.mktemp("downstream")
+    model = build_tiny(image_size=32, control=True)
+    model.prompt = PROMPT
+    save_denoiser(folder / "model", model)
+    data = draw_prepared(folder / "data")
+    return ["--dataset_dir", str(data), "--models", f"law={folder / 'model'}", *SHORT]
+
+
+@pytest.mark.slow
+def test_doses_are_painted_once_trained_on_and_gone_on_with(given: list[str], tmp_path: Path, capsys) -> None:
+    out = tmp_path / "table"
+    command = ["--table", "5", *given, "--out", str(out), "--seeds"]
+    downstream.main([*command, "0", "--doses", "2"])
+    first = (out / "order_law_2_0" / "outcome.json").read_bytes()
+    capsys.readouterr()
+    with pytest.raises(SystemExit):  # six of four masks: two a mask, and another folder than that of one
+        downstream.main([*command, "0", "--doses", "2", "6"])
+    downstream.main([*command, "0", "--doses", "2", "4"])
+    said = capsys.readouterr().out
+    assert (out / "order_law_2_0" / "outcome.json").read_bytes() == first
+    table = json.loads((out / "table_5.json").read_text())["results"]
+    assert {label: len(own) for label, own in table.items()} == {"real": 1, "law_2": 1, "law_4": 1}
+    assert len(list((out / "painted_law" / "images").iterdir())) == TRAINING
+    assert "real only" in said and "real + 4" in said and "71.7 ± 0.4" in said and "against real only" in said
+    steps = {path.parent.name: path.read_text() for path in out.glob("order_*_0/training.log")}
+    assert len(steps) == 3
+    command = " ".join(json.loads(first)["commands"][0])
+    assert "--synthetic_images 2" in command and str(out / "painted_law") in command
+
+
+def outcome(dice: float | None) -> dict:
+    return {"dice": dice, "iou": dice, "without_empty": dice, "sources": {}, "best_epoch": 1}
+
+
+def _settings(given: list[str], tmp_path: Path, *more: str):
+    return downstream.checked(downstream.parse([*given, "--out", str(tmp_path / "table"), *more]))
+
+
+def test_a_gain_is_that_of_equal_seeds(given: list[str], tmp_path: Path) -> None:
+    """Seeds that differ by ten points, and a gain of one in each: an interval about one alone."""
+    settings = _settings(given, tmp_path, "--table", "5", "--doses", "250", "--seeds", "0", "1", "2")
+    rows = downstream.variants(settings)
+    real, more = [0.5, 0.6, 0.7], [0.51, 0.61, 0.711]
+    shown = downstream.show(
+        {"real": [outcome(each) for each in real], "law_250": [outcome(each) for each in more]}, rows, settings
+    )
+    line = next(line for line in shown.splitlines() if line.startswith("real + 250"))
+    assert "61.0 ± 10.1" in line and "+1.0 [+0.9, +1.2]" in line and line.endswith("72.3 ± 0.6")
+
+
+def test_a_seed_that_diverged_has_no_gain(given: list[str], tmp_path: Path) -> None:
+    settings = _settings(given, tmp_path, "--table", "5", "--doses", "250", "--seeds", "0", "1")
+    outcomes = {"real": [outcome(0.5), outcome(None)], "law_250": [outcome(0.6), outcome(0.7)]}
+    line = downstream.show(outcomes, downstream.variants(settings), settings).splitlines()[3]
+    assert "+10.0" in line and "[" not in line
+
+
+def test_table_4_has_a_row_for_each_who_paints(given: list[str], tmp_path: Path) -> None:
+    folder = given[3].partition("=")[2]
+    models = ["--models", f"uniform={folder}", f"law={folder}", f"own={folder}"]
+    rows = downstream.variants(_settings([*given[:2], *given[4:]], tmp_path, "--table", "4", *models))
+    assert [row.shown for row in rows] == ["real only", "real + ControlNet", "real + LAW", "real + own"]
+    assert [row.paper for row in rows] == ["71.7 ± 0.4", "72.3 ± 1.2", "74.1 ± 0.8", "–"]
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (["--models", "a=.", "b=."], "table 5 is of one model's pairs; --models names 2"),
+        (["--models", "law"], "is not NAME=FOLDER"),
+        (["--models", "law=no/such"], "there is no folder no/such"),
+        (["--doses", "0", "5"], "whole numbers of 1 or more"),
+        (["--sampling_steps", "0"], "--sampling_steps has to be"),
+        (["--epochs", "0"], "--epochs has to be a whole number, 1 or more"),
+    ],
+    ids=str,
+)
+def test_what_is_wrong_is_told_before_any_work(given: list[str], tmp_path: Path, capsys, more, told: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        downstream.main(["--table", "5", *given, "--out", str(tmp_path / "table"), *more])
+    assert ended.value.code == 2
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "table").exists()
