@@ -1,4 +1,4 @@
-"""`python -m common.metrics {quality,recovery,audit} …`: are painted images any good, and are they anybody's?"""
+"""`python -m common.metrics {quality,recovery,audit,report} …`: are painted images any good, and are they anybody's?"""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from ..commands import command
 from ..errors import InputError
 from ..files import check_writable, write_json
 from . import audit as auditing
-from . import audit_report, quality, recovery
+from . import audit_report, quality, recovery, report
 from .clip import ClipFeatures, check_clip_folder
 from .features import FeatureExtractor, SegmenterFeatures
-from .image_sets import read_set, sizes_of
+from .image_sets import digest_of, read_set, sizes_of
 from .inception import InceptionFeatures, find_inception_weights
 
 DEVICE = "cpu"
@@ -112,11 +112,13 @@ def quality_command(
     print(f"painted {sizes_of(own.paths)}, real {sizes_of(reference.paths)}", end="; ")
     print("as they are" if size is None else f"both squashed to {size} × {size}", end="\n\n")
     _print(quality.table(measured))
-    for each in told:
-        print(f"warning: {each.message}")
+    warned = [str(each.message) for each in told]
+    for each in warned:
+        print(f"warning: {each}")
     if out is not None:
-        settings = {"painted": painted, "real": real, "protocol": protocol, "split": split, "size": size, "seed": seed}
-        write_json(Path(out) / "quality.json", {"settings": settings, "measured": quality.plain(measured)})
+        settings = {"real": real, "protocol": protocol, "split": split, "size": size, "images": images, "seed": seed}
+        content = {"painted": digest_of(read_set(painted)), "settings": settings, "measured": quality.plain(measured)}
+        write_json(Path(out) / "quality.json", {**content, "rows": quality.table(measured), "warnings": warned})
 
 
 @command
@@ -168,8 +170,17 @@ def recovery_command(
         found[name] = recovery.look_for_lesions(files, segmenter, items, Path(out) / name, root=root, device=device)
     shown = {"painted": "painted", "real_at_size": f"real, at {size} × {size}", "real": "real, as they are"}
     print()
-    _print(recovery.table({shown[name]: each for name, each in found.items()}))
-    write_json(Path(out) / "recovery.json", {name: vars(each) for name, each in found.items()})
+    rows = recovery.table({shown[name]: each for name, each in found.items()})
+    _print(rows)
+    settings = {
+        "real": real,
+        "protocol": protocol,
+        "split": split,
+        "configs": list(map(str, files)),
+        "segmenter": segmenter,
+    }
+    content = {"painted": digest_of(read_set(painted)), "settings": settings, "rows": rows}
+    write_json(Path(out) / "recovery.json", {**content, "measured": {name: vars(each) for name, each in found.items()}})
 
 
 @command
@@ -214,6 +225,27 @@ def audit_command(
         raise SystemExit(1)
 
 
+@command
+def report_command(painted: str, *, out: str, run: str | None = None, training_images: bool = False) -> None:
+    """One page about a trained LAW, which opens offline: report PAINTED --out OUT [--run RUN]
+
+    It shows what quality, recovery and audit left in OUT, and the training's curve and strips.
+
+    Args:
+        painted: a prepared folder of painted images.
+        out: the folder that the other commands wrote to; report.html goes there.
+        run: the output folder of the training.
+        training_images: put the closest pairs on the page, which show patients' images.
+    """
+    check_writable(out)
+    print(f"written: {report.write_report(painted, out, run=run, training_images=training_images)}")
+
+
 if __name__ == "__main__":
-    commands = {"quality": quality_command, "recovery": recovery_command, "audit": audit_command}
+    commands = {
+        "quality": quality_command,
+        "recovery": recovery_command,
+        "audit": audit_command,
+        "report": report_command,
+    }
     fire.Fire(commands, name="python -m common.metrics")

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from ..data.reading import encode_png
 from ..files import write_atomically, write_json
 from .audit import CLOSE, COPIES, FEATURE_COPY, Audit
-from .image_sets import ImageSet
+from .image_sets import ImageSet, digest_of
 from .nearest import COPY, FLIPS, read_small
 
 QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
@@ -56,7 +56,7 @@ def write(out: Path, found: Audit, painted: ImageSet, training: ImageSet) -> Non
         figures = f"{found.pixels.similarity[i]:.4f},{int(found.pixels.flip[i] > 0)},{alike},{found.ratio[i]:.4f}"
         lines.append(f"{painted.paths[i].name},{nearest},{figures},{int(found.copies[i])}")
     write_atomically(out / "audit.csv", ("\n".join(lines) + "\n").encode())
-    write_json(out / "audit.json", plain(found))
+    write_json(out / "audit.json", {"painted": digest_of(painted), **plain(found)})
     write_atomically(out / "closest.png", encode_png(_closest(found, painted, training)))
 
 

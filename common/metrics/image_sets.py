@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from ..data import read_datalist
 from ..data.folder import DATALIST, KEYS
-from ..data.reading import is_image_file, open_image, to_rgb
+from ..data.reading import is_image_file, open_image, read_bytes, to_rgb
 from ..errors import InputError
 
 
@@ -86,6 +87,14 @@ def read_set(folder: str | Path, protocol: str | None = None, split: str | None 
     if len(found) < 2:
         raise InputError(f"{folder} holds {len(found)} images to measure; at least two are needed")
     return found
+
+
+def digest_of(images: ImageSet) -> str:
+    """SHA-256 of the images' names and bytes, hexadecimal: whether figures are of them."""
+    digest = hashlib.sha256()
+    for path in images.paths:
+        digest.update(f"{path.name}/".encode() + hashlib.sha256(read_bytes(path)).digest())
+    return digest.hexdigest()
 
 
 def read_squashed(path: str | Path, size: int | None) -> Image.Image:

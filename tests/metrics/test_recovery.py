@@ -85,7 +85,7 @@ def test_the_command_measures_what_lies_beside_its_mask(real: Path, tmp_path: Pa
     items = read_datalist(real, None, "training")[:8]
     painted = paint(tmp_path / "painted", items, shift=SIDE // 4)
     recovery_command(str(painted), str(real), out=str(tmp_path / "out"))
-    report = json.loads((tmp_path / "out" / "recovery.json").read_text())
+    report = json.loads((tmp_path / "out" / "recovery.json").read_text())["measured"]
     assert {name: each["images"] for name, each in report.items()} == {"painted": 8, "real_at_size": 8, "real": 8}
     assert report["painted"]["dice"][0] < report["real_at_size"]["dice"][0] - 0.2
     assert report["painted"]["drift"]["centroid"]["mean"] > report["real_at_size"]["drift"]["centroid"]["mean"] + 0.05
