@@ -16,24 +16,37 @@ from typing import Any
 
 import numpy as np
 
-from common.data import read_datalist, synthetic_digest, with_synthetic
+from common.data import synthetic_digest, with_synthetic
 from common.data.folder import KEYS
 from common.errors import InputError, reports_input_errors
 from common.files import write_json
-from common.law.checks import PAINTING_RULES
-from common.settings import setting_faults
 
 from . import reporting
-from .runs import REPOSITORY, bundle_command, given, spread, succeeds
+from .painting import add_painting_options, check_painting_options, named_models, paint
+from .runs import spread
 from .segmenter_rows import ROWS
 from .segmenter_runs import Outcome, add_options, check_options, run_row
 
 DOSES = (250, 500, 1000, 1450)
 OBJECTIVES = {"uniform": "ControlNet", "ratio": "ArSDM", "distillation": "Adaptive Distillation", "law": "LAW"}
-# What the paper prints on polyps, percent, of the U-Net that it calls nnUNet.
-TABLE_4 = {"real": "71.7 ± 0.4", "uniform": "72.3 ± 1.2", "ratio": "73.5 ± 1.1", "distillation": "72.6 ± 0.9"}
-TABLE_4 |= {"law": "74.1 ± 0.8"}
-TABLE_5 = {0: "71.7 ± 0.4", 250: "72.3 ± 0.6", 500: "72.5 ± 0.6", 1000: "73.8 ± 0.7", 1450: "74.1 ± 0.8"}
+# What the paper prints, percent, of the U-Net that it calls nnUNet.
+TABLE_4 = {
+    "order_polyps": {
+        "real": "71.7 ± 0.4",
+        "uniform": "72.3 ± 1.2",
+        "ratio": "73.5 ± 1.1",
+        "distillation": "72.6 ± 0.9",
+        "law": "74.1 ± 0.8",
+    },
+    "order_brisc": {
+        "real": "87.7 ± 0.2",
+        "uniform": "88.1 ± 0.3",
+        "ratio": "88.7 ± 0.3",
+        "distillation": "89.0 ± 0.4",
+        "law": "89.6 ± 0.4",
+    },
+}
+TABLE_5 = {250: "72.3 ± 0.6", 500: "72.5 ± 0.6", 1000: "73.8 ± 0.7", 1450: "74.1 ± 0.8"}
 
 
 @dataclass(frozen=True)
@@ -57,33 +70,17 @@ class Variant:
 
 def variants(settings: argparse.Namespace) -> list[Variant]:
     """The rows of a table."""
-    rows = [Variant("real", "real only", None, 0, TABLE_4["real"])]
+    printed = TABLE_4.get(settings.bundle, {})
+    rows = [Variant("real", "real only", None, 0, printed.get("real", "–"))]
     if settings.table == 5:
         (model,) = settings.models
-        rows += [Variant(f"{model}_{n}", f"real + {n}", model, n, TABLE_5.get(n, "–")) for n in settings.doses]
+        doses = TABLE_5 if settings.bundle == "order_polyps" else {}
+        rows += [Variant(f"{model}_{n}", f"real + {n}", model, n, doses.get(n, "–")) for n in settings.doses]
         return rows
     for model in settings.models:
         shown = f"real + {OBJECTIVES.get(model, model)}"
-        rows.append(Variant(f"{model}_{settings.images}", shown, model, settings.images, TABLE_4.get(model, "–")))
+        rows.append(Variant(f"{model}_{settings.images}", shown, model, settings.images, printed.get(model, "–")))
     return rows
-
-
-def paint(name: str, model: Path, wanted: int, settings: argparse.Namespace) -> Path:
-    """A folder of pairs painted from the training masks, at least `wanted`; it goes on where it was stopped.
-
-    Raises:
-        InputError: if the command fails, or the folder was painted with other settings.
-    """
-    masks = sum(1 for _ in read_datalist(settings.dataset_dir, settings.protocol, "training"))
-    folder = Path(settings.out).resolve() / f"painted_{name}"
-    options = {"dataset_dir": str(Path(settings.dataset_dir).resolve()), "key": "training", "output_dir": str(folder)}
-    options |= {"checkpoint": str(model.resolve()), "images_per_mask": max(1, -(-wanted // masks)), "seed": 0}
-    options |= {"steps": settings.sampling_steps}
-    options |= given(settings, "protocol", "guidance", "control_scale", "base")
-    config = REPOSITORY / settings.painter / "configs" / "inference.yaml"
-    print(f"painting {folder.name}", flush=True)
-    succeeds(bundle_command("inference", str(config), options), Path(settings.out) / f"painted_{name}.log")
-    return folder
 
 
 def _painted(variant: Variant, seed: int, folders: Mapping[str, Path], settings: argparse.Namespace) -> dict | None:
@@ -101,34 +98,19 @@ def checked(settings: argparse.Namespace) -> argparse.Namespace:
         InputError: see `check_options`; or for a model that is not there, two models for table 5, or a dose below 1.
     """
     settings.rows, settings.doses = [settings.network], sorted(set(settings.doses))
-    settings.models = _models(settings)
+    settings.models = named_models(settings)
     if settings.table == 5 and len(settings.models) != 1:
         raise InputError(f"table 5 is of one model's pairs; --models names {len(settings.models)}")
     if min(*settings.doses, settings.images) < 1:
         raise InputError(
             "--doses and --images have to be whole numbers of 1 or more; real images alone come by themselves"
         )
-    rules = {key: PAINTING_RULES[key] for key in ("guidance", "control_scale")}
-    rules["sampling_steps"] = PAINTING_RULES["steps"]
-    if faults := setting_faults(given(settings, "sampling_steps", "guidance", "control_scale"), rules):
-        raise InputError("; ".join(faults))
+    check_painting_options(settings)
     return check_options(settings)
 
 
-def _models(settings: argparse.Namespace) -> dict[str, Path]:
-    models: dict[str, Path] = {}
-    for each in settings.models or [f"law={REPOSITORY / settings.painter / 'models' / 'tiny'}"]:
-        name, equals, path = each.partition("=")
-        if not (name and equals and path) or not name.isidentifier():
-            raise InputError(f"--models: {each!r} is not NAME=FOLDER, such as law=runs/law/model")
-        if not Path(path).is_dir():
-            raise InputError(f"--models {name}: there is no folder {path}; give a model folder of a training")
-        models[name] = Path(path)
-    return models
-
-
 def show(outcomes: Mapping[str, Sequence[Outcome]], rows: Sequence[Variant], settings: argparse.Namespace) -> str:
-    """The table, with its budget below it."""
+    """The table, with its budget below it, also as files."""
     base = [each["dice"] for each in outcomes["real"]]
     lines = []
     for variant in rows:
@@ -152,7 +134,7 @@ def show(outcomes: Mapping[str, Sequence[Outcome]], rows: Sequence[Variant], set
         f"painted in {settings.sampling_steps} steps"
     )
     key = "Dice and IoU in percent, mean ± standard deviation over seeds; the gain is that of equal seeds"
-    return f"{reporting.table(header, lines)}\n\n{budget}\n{key}"
+    return reporting.publish(settings.out, f"table_{settings.table}", header, lines, f"{budget}\n{key}")
 
 
 def _plain(head: Mapping[str, Any]) -> dict[str, Any]:
@@ -184,16 +166,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     options.add_argument("--table", type=int, choices=(4, 5), required=True)
     add_options(options)
     options.add_argument("--network", choices=list(ROWS), default="order", help="unet is the paper's")
-    options.add_argument(
-        "--models", nargs="+", metavar="NAME=FOLDER", help="who paints; the bundle's own law if not given"
-    )
+    add_painting_options(options)
     options.add_argument("--doses", type=int, nargs="+", default=list(DOSES), help="of table 5")
     options.add_argument("--images", type=int, default=DOSES[-1], help="painted pairs of table 4 (1450)")
-    options.add_argument("--painter", default="law_polyps", help="the bundle whose inference.yaml paints")
-    options.add_argument("--sampling_steps", type=int, default=50, help="of DDIM (50)")
-    options.add_argument("--guidance", type=float, help="of sampling; the bundle's own if not given")
-    options.add_argument("--control_scale", type=float, help="of sampling; the model's own if not given")
-    options.add_argument("--base", help="of models of Stable Diffusion's size: its folder")
     options.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     options.add_argument("--split", choices=KEYS, default="test")
     return options.parse_args(arguments)
@@ -206,7 +181,7 @@ def main(arguments: list[str] | None = None) -> None:
     rows = variants(settings)
     head = reporting.heading("benchmarks.downstream", settings)
     wanted = max(settings.doses) if settings.table == 5 else settings.images
-    folders = {name: paint(name, model, wanted, settings) for name, model in settings.models.items()}
+    folders = {name: paint(name, model, wanted, "training", settings) for name, model in settings.models.items()}
     outcomes: dict[str, list[Outcome]] = {variant.label: [] for variant in rows}
     for seed in settings.seeds:  # every row has one seed before any has two
         for variant in rows:

@@ -70,10 +70,12 @@ def main(arguments: list[str] | None = None) -> None:
         )
         for row, each in outcomes.items()
     ]
-    print()
-    print(reporting.table(("configuration", "mask Dice", "mask IoU", *ERRORS, "training", "paper: FID", "paper"), rows))
-    print(f"\nseed {settings.seed}, {settings.steps} steps each, {painted_with(settings)}")
-    print("Dice and IoU in percent, errors in thousandths, of the validation images")
+    header = ("configuration", "mask Dice", "mask IoU", *ERRORS, "training", "paper: FID", "paper")
+    notes = (
+        f"seed {settings.seed}, {settings.steps} steps each, {painted_with(settings)}\n"
+        "Dice and IoU in percent, errors in thousandths, of the validation images"
+    )
+    print(f"\n{reporting.publish(settings.out, 'table_6', header, rows, notes)}")
     if outcomes.keys() >= ALIKE:
         first, second = (str(outcomes[row].history) for row in sorted(ALIKE))  # text: nan is nan there
         same = first == second and outcomes["min_clamp"].history

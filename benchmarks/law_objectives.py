@@ -57,10 +57,12 @@ def main(arguments: list[str] | None = None) -> None:
         for name, own in outcomes.items()
     ]
     rows.append(("the real images, at this size", *(spread([value]) for value in ceiling), *4 * ("–",)))
-    print()
-    print(reporting.table(("objective", "mask Dice", "mask IoU", *ERRORS, "paper: Dice", "paper: IoU"), rows))
-    print(f"\n{len(settings.seeds)} seeds, {settings.steps} steps each, {painted_with(settings)}")
-    print("mean ± standard deviation; Dice and IoU in percent, errors in thousandths, of the validation images")
+    header = ("objective", "mask Dice", "mask IoU", *ERRORS, "paper: Dice", "paper: IoU")
+    notes = (
+        f"seeds {', '.join(map(str, settings.seeds))}, {settings.steps} steps each, {painted_with(settings)}\n"
+        "mean ± standard deviation; Dice and IoU in percent, errors in thousandths, of the validation images"
+    )
+    print(f"\n{reporting.publish(settings.out, 'table_3', header, rows, notes)}")
     figures = {name: [each.figures() for each in own] for name, own in outcomes.items()}
     figures |= {"ceiling": [dict(zip(("dice", "iou"), ceiling, strict=True))]}
     write_json(f"{settings.out}/objectives.json", {**head, "results": figures})

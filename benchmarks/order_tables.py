@@ -60,7 +60,7 @@ def _cells(
 def show(
     outcomes: Mapping[str, list[Outcome]], counted: Mapping[str, Mapping[str, Any]], settings: argparse.Namespace
 ) -> str:
-    """The table, with its budget below it; `counted` is `order_complexity.measure` of each row."""
+    """The table, with its budget below it, also as files; `counted` is `order_complexity.measure` of each row."""
     header = (
         "row",
         "parameters",
@@ -88,7 +88,7 @@ def show(
         key += "; (n of N): the loss of the other seeds ceased to be finite"
     if "pranet" in outcomes:
         key += "; PraNet begins without its authors' ImageNet weights"
-    return f"{reporting.table(header, rows)}\n\n{budget}\n{key}"
+    return reporting.publish(settings.out, f"table_{settings.table}", header, rows, f"{budget}\n{key}")
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import csv
+import io
 import os
 import platform
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,7 @@ import torch
 
 from common.columns import align
 from common.errors import InputError
-from common.files import check_writable, write_json
+from common.files import check_writable, write_atomically, write_json
 
 
 def _processor() -> str:
@@ -34,6 +37,7 @@ def machine(device: str) -> dict[str, Any]:
         "system": platform.platform(),
         "python": platform.python_version(),
         "torch": torch.__version__,
+        "commit": commit(),
     }
     if torch.device(device).type == "cuda":
         description["gpu"] = torch.cuda.get_device_name(device)
@@ -44,6 +48,29 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """A text table: the first column to the left, the others to the right."""
     head, *lines = align([[str(cell) for cell in row] for row in (header, *rows)])
     return "\n".join([head, "─" * len(head), *lines])
+
+
+def publish(folder: str | Path, name: str, header: Sequence[str], rows: Sequence[Sequence[Any]], notes: str) -> str:
+    """A table as text, and as ``name.md`` and ``name.csv`` in a folder; `notes`, its budget and key, below it."""
+    cells = [[str(cell) for cell in row] for row in (header, *rows)]
+    lines = [f"| {' | '.join(cell.replace('|', '¦') for cell in row)} |" for row in cells]
+    lines.insert(1, "|" + "---|" * len(header))
+    write_atomically(Path(folder) / f"{name}.md", ("\n".join([*lines, "", *notes.splitlines()]) + "\n").encode())
+    stream = io.StringIO()
+    csv.writer(stream, lineterminator="\n").writerows(cells)
+    write_atomically(Path(folder) / f"{name}.csv", stream.getvalue().encode())
+    return f"{table(header, rows)}\n\n{notes}"
+
+
+def commit() -> str | None:
+    """Of the checkout that runs, with a + where it was changed since; None where it is none."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        found = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
+        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return found.stdout.strip() + ("+" if changed.stdout.strip() else "")
 
 
 def parser(module: str, description: str | None) -> argparse.ArgumentParser:

@@ -129,7 +129,7 @@ def read_history(path: Path) -> list[dict[str, float]]:
         return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(stream)]
 
 
-def spread(values: Sequence[float | None], scale: float = 100) -> str:
+def spread(values: Sequence[float | None], scale: float = 100, digits: int = 1) -> str:
     """Mean ± standard deviation (n − 1) of shares, in percent, or times another scale.
 
     Where some are missing, of the others, with "(n of N)"; "–" where all are.
@@ -140,6 +140,6 @@ def spread(values: Sequence[float | None], scale: float = 100) -> str:
     share = f" ({len(found)} of {len(values)})" if len(found) < len(values) else ""
     mean = sum(found) / len(found)
     if len(found) == 1:
-        return f"{scale * mean:.1f}{share}"
+        return f"{scale * mean:.{digits}f}{share}"
     deviation = (sum((value - mean) ** 2 for value in found) / (len(found) - 1)) ** 0.5
-    return f"{scale * mean:.1f} ± {scale * deviation:.1f}{share}"
+    return f"{scale * mean:.{digits}f} ± {scale * deviation:.{digits}f}{share}"

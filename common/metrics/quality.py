@@ -98,7 +98,7 @@ def table(measured: Mapping[str, FrechetDistance | ClipSimilarity]) -> list[tupl
 
 def _frechet_row(name: str, found: FrechetDistance) -> tuple[str, ...]:
     return (
-        name,
+        name if name == "FID" else f"Fréchet distance, {name}",
         _shown(found.distance),
         "–".join(map(_shown, found.interval)),
         "{} and {}".format(*found.images),

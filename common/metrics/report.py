@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from ..data.folder import load_json
 from ..errors import InputError
@@ -133,6 +134,7 @@ def _curve(history: Path) -> str | None:
         points = [(float(row["epoch"]), float(row[key])) for row in rows if row.get(key)]
         axes.plot(*zip(*points, strict=True), label=name, color=colour)
     axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel("squared error")
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)

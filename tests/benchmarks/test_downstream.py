@@ -86,7 +86,7 @@ def test_table_4_has_a_row_for_each_who_paints(given: list[str], tmp_path: Path)
 @pytest.mark.parametrize(
     ("more", "told"),
     [
-        (["--models", "a=.", "b=."], "table 5 is of one model's pairs; --models names 2"),
+        (["--models", "a={model}", "b={model}"], "table 5 is of one model's pairs; --models names 2"),
         (["--models", "law"], "is not NAME=FOLDER"),
         (["--models", "law=no/such"], "there is no folder no/such"),
         (["--doses", "0", "5"], "whole numbers of 1 or more"),
@@ -96,6 +96,7 @@ def test_table_4_has_a_row_for_each_who_paints(given: list[str], tmp_path: Path)
     ids=str,
 )
 def test_what_is_wrong_is_told_before_any_work(given: list[str], tmp_path: Path, capsys, more, told: str) -> None:
+    more = [each.format(model=given[3].partition("=")[2]) for each in more]
     with pytest.raises(SystemExit) as ended:
         downstream.main(["--table", "5", *given, "--out", str(tmp_path / "table"), *more])
     assert ended.value.code == 2

@@ -1,0 +1,85 @@
+"""Tables 1, 2 and 6's image quality at toy size: painted, measured, kept, and honest about what is missing."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import law_quality
+from common.law import TABLE_6
+from common.law.loading import build_tiny, save_denoiser
+from common.metrics.inception import SHA256
+from tests.bundles.drawn import draw_prepared
+from tests.law.small import PROMPT
+from tests.metrics.weights import save_clip
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As table 3 leaves its models: two seeds of one objective, and one of another."""
+    folder = tmp_path_factory.mktemp("table_3")
+    for number, name in enumerate(("law_0", "law_1", "uniform_0")):
+        model = build_tiny(seed=number, image_size=32, control=True)
+        model.prompt = PROMPT
+        save_denoiser(folder / name / "run" / "model", model)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw_prepared(tmp_path_factory.mktemp("data") / "set")
+
+
+@pytest.mark.slow
+def test_models_paint_once_and_are_measured_without_what_is_missing(runs, data, tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    out = tmp_path / "table"
+    command = ["--table", "2", "--dataset_dir", str(data), "--out", str(out), "--sampling_steps", "2"]
+    law_quality.main([*command, "--runs", str(runs)])
+    said = capsys.readouterr().out
+    missing = [line for line in said.splitlines() if line.startswith("not measured: ")]
+    assert len(missing) == 2 and SHA256 in missing[0]
+    results = json.loads((out / "table_2.json").read_text())["results"]
+    assert {name: len(own) for name, own in results.items()} == {"law": 2, "uniform": 1}
+    assert results["law"][0]["images"] == 2 and results["law"][0] != results["law"][1]
+    with (out / "table_2.csv").open() as stream:
+        rows = {row["model"]: row for row in csv.DictReader(stream)}
+    assert rows["LAW"]["FID"] == "–" and "±" in rows["LAW"]["Fréchet, ORDER's features"]
+    assert rows["LAW"]["paper: FID"] == "108.43 ± 0.71"  # of the paper's column, and of no other
+    assert (out / "table_2.md").read_text().startswith("| model | FID |")
+    painted = {path: path.stat().st_mtime_ns for path in out.rglob("*.png")}
+    law_quality.main([*command, "--runs", str(runs), "--clip", str(save_clip(tmp_path / "clip"))])
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*.png")} == painted
+    with_clip = json.loads((out / "table_2.json").read_text())["results"]["law"][0]
+    assert with_clip[law_quality.COLUMNS[3]] == results["law"][0][law_quality.COLUMNS[3]]
+    assert -1 <= with_clip["CLIP-I"] <= 1 and -1 <= with_clip["CLIP-I, in pairs"] <= 1
+
+
+def test_every_row_of_the_paper_is_one_that_can_be_trained() -> None:
+    assert law_quality.PAPER[6, "law_polyps"].keys() == TABLE_6.keys() == law_quality.COMPONENTS.keys()
+    assert all(own.keys() == law_quality.NAMES.keys() for (table, _), own in law_quality.PAPER.items() if table != 6)
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (["--runs", "{tmp}"], "holds no trained model"),
+        (["--models", "law={tmp}", "--runs", "{tmp}"], "both name who paints"),
+        (["--models", "law={model}", "--inception", "{tmp}/no.pth"], SHA256),
+        (["--models", "law={model}", "--clip", "{tmp}"], "there is no"),
+        (["--models", "law={tmp}"], "is no model that a training saved"),
+        (["--models", "law={tmp}", "--painter", "law_lungs"], "there is no bundle law_lungs"),
+        (["--models", "law={model}", "--sampling_steps", "0"], "--sampling_steps has to be"),
+    ],
+    ids=str,
+)
+def test_what_is_wrong_is_told_before_any_work(runs, data, tmp_path, capsys, more: list[str], told: str) -> None:
+    given = [each.format(tmp=tmp_path, model=runs / "law_0" / "run" / "model") for each in more]
+    with pytest.raises(SystemExit) as ended:
+        law_quality.main(["--table", "1", "--dataset_dir", str(data), "--out", str(tmp_path / "table"), *given])
+    assert ended.value.code == 2
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "table").exists()
