@@ -1,21 +1,24 @@
-"""What a training alone is checked for: that no other is at work in its folder, and its smallest batch."""
+"""What a training alone is checked for: that no other is at work in its folder, its smallest batch, painted pairs."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import ignite.distributed as idist
 import pytest
 import torch
 
+from common.data import read_datalist
 from common.errors import InputError
 from common.files import hold_folder, release_folder
 from common.guard import check_training
 from common.order import OrderNet
-from tests.bundles.drawn import draw_prepared
+from tests.bundles.drawn import draw_prepared, paint_prepared
 
 HOLD = "import sys, time; from common.files import hold_folder; hold_folder(sys.argv[1]); print('held', flush=True); {}"
 WITHOUT_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="on GPUs they share batch statistics")
@@ -105,3 +108,25 @@ def test_the_smallest_batch_of_a_schedule_is_checked(data, tmp_path, capsys, mon
         check()
     assert told in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_painted_pairs_are_checked_and_what_is_left_out_is_told(data, tmp_path, capsys):
+    """Before training: a folder that is none, too large a dose, and pairs of masks that are held out."""
+    held_out = Path(read_datalist(data, None, "test")[0]["label"]).name
+
+    def check(**more: object) -> str:
+        with suppress(SystemExit):
+            check_training(str(data), None, str(tmp_path / "out"), OrderNet(), **SETTINGS, **more)
+        release_folder(tmp_path / "out")
+        return capsys.readouterr().err
+
+    painted = paint_prepared(data, tmp_path / "painted", 6)
+    assert "left out" not in check(synthetic_dir=str(painted), synthetic_images=6)
+    assert "holds 6 pairs that may be trained on" in check(synthetic_dir=str(painted), synthetic_images=7)
+    assert "no such folder" in check(synthetic_dir=str(tmp_path / "none"))
+    content = json.loads((painted / "dataset.json").read_text())
+    content["training"][0]["source_mask"] = held_out
+    (painted / "dataset.json").write_text(json.dumps(content))
+    assert "1 of its 6 pairs are of masks of the validation or test list, and left out" in check(
+        synthetic_dir=str(painted)
+    )

@@ -74,8 +74,7 @@ def training_sampler(dataset: Any, batch_size: int, num_replicas: int, rank: int
         seed: of the shuffling.
     """
     real = sum(not item.get(SYNTHETIC) for item in dataset.data)
-    plain = DistributedSampler(range(real), num_replicas=num_replicas, rank=rank, shuffle=True, seed=seed)
     if real == len(dataset):
-        return plain
-    batches = max(1, len(plain) // batch_size)
+        return DistributedSampler(dataset, num_replicas=num_replicas, rank=rank, shuffle=True, seed=seed)
+    batches = max(1, -(-real // num_replicas) // batch_size)
     return StepSampler(dataset, batch_size, batches, num_replicas, rank, seed, number_passes=True)
