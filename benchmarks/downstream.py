@@ -22,7 +22,7 @@ from common.errors import InputError, reports_input_errors
 from common.files import write_json
 
 from . import reporting
-from .painting import add_painting_options, check_painting_options, named_models, paint
+from .painting import add_painting_options, check_painting_options, named_models, paint, scale_of
 from .runs import spread
 from .segmenter_rows import ROWS
 from .segmenter_runs import Outcome, add_options, check_options, run_row
@@ -131,7 +131,7 @@ def show(outcomes: Mapping[str, Sequence[Outcome]], rows: Sequence[Variant], set
         f"{' + '.join(['train', *settings.recipe])}, {settings.epochs} epochs of the real images' steps, "
         f"{settings.image_size}², batches of {settings.batch_size}{shared}, "
         f"seeds {', '.join(map(str, settings.seeds))}; measured on {settings.split}; "
-        f"painted in {settings.sampling_steps} steps"
+        f"painted in {settings.sampling_steps} steps, scale {scale_of(settings.models.values())}"
     )
     key = "Dice and IoU in percent, mean ± standard deviation over seeds; the gain is that of equal seeds"
     return reporting.publish(settings.out, f"table_{settings.table}", header, lines, f"{budget}\n{key}")

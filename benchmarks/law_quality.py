@@ -30,7 +30,7 @@ from common.metrics.quality import clip_similarity, frechet
 
 from . import reporting
 from .law_ablation import PAPER as COMPONENTS
-from .painting import add_painting_options, check_painting_options, named_models, paint
+from .painting import add_painting_options, check_painting_options, named_models, paint, scale_of
 from .runs import spread
 
 SPLITS = {1: "training", 2: "test", 6: "training"}
@@ -182,10 +182,11 @@ def show(figures: Mapping[str, list[Mapping[str, Any]]], settings: argparse.Name
         cells = [spread([each.get(column) for each in own], 1, 3 if "CLIP" in column else 2) for column in COLUMNS]
         rows.append((label, *cells, *printed.get(name, ("–", "–"))))
     counts = sorted({each["images"] for own in figures.values() for each in own})
+    scale = scale_of(model for seeds in settings.models.values() for model in seeds.values())
     notes = (
         f"table {settings.table}, {settings.painter}, protocol {settings.protocol or 'by default'}: painted from the "
         f"masks of {settings.split}, against its {' or '.join(map(str, counts))} real images, as many of each; "
-        f"{settings.sampling_steps} steps of DDIM\nmean ± standard deviation over the models' seeds"
+        f"{settings.sampling_steps} steps of DDIM, scale {scale}\nmean ± standard deviation over the models' seeds"
     )
     header = ("model", *COLUMNS, "paper: FID", "paper: CLIP-I")
     return reporting.publish(settings.out, f"table_{settings.table}", header, rows, notes)

@@ -218,7 +218,8 @@ def painted_with(settings: argparse.Namespace) -> str:
     """How the images of all rows were painted, for the line below a table."""
     guidance = _evaluating(settings)["guidance"] if settings.guidance is None else settings.guidance
     scale = _merged(settings)["control_scale"] if settings.control_scale is None else settings.control_scale
-    return f"painted in {settings.sampling_steps} steps at guidance {guidance:g} and control_scale {scale:g}"
+    painted = f"painted in {settings.sampling_steps} steps at guidance {guidance:g} and control_scale {scale:g}"
+    return f"{painted}; scale {_merged(settings)['preset']}"
 
 
 def errors_of(outcomes: Sequence[Outcome]) -> tuple[str, str]:

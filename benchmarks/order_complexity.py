@@ -72,7 +72,7 @@ def run(settings: argparse.Namespace) -> None:
         "\nM and G: million and thousand million operations, 2×MAC, for one image; paper: at 256², tables 7, 9 and 10."
     )
     print("conv.: convolutions alone, as the paper counts. with attention: the algorithm's three products besides.")
-    reporting.finish(settings, head, results)
+    reporting.finish(settings, head, results, (header, rows))
 
 
 @reports_input_errors

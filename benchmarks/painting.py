@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 
 from common.data import read_datalist
+from common.data.folder import load_json
 from common.errors import InputError
 from common.law.checks import PAINTING_RULES
 from common.law.loading import SETTINGS
@@ -57,6 +59,11 @@ def named_models(settings: argparse.Namespace) -> dict[str, Path]:
             raise InputError(f"--models {name}: {path} is no model that a training saved (…/run/model)")
         models[name] = Path(path)
     return models
+
+
+def scale_of(models: Iterable[Path]) -> str:
+    """The presets of model folders, such as tiny."""
+    return " and ".join(sorted({str(load_json(model / SETTINGS)["preset"]) for model in models}))
 
 
 def paint(name: str, model: Path, wanted: int | None, split: str, settings: argparse.Namespace, seed: int = 0) -> Path:

@@ -8,7 +8,7 @@ import io
 import os
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +50,21 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     return "\n".join([head, "─" * len(head), *lines])
 
 
+def described(where: Mapping[str, Any]) -> str:
+    """A machine in a line."""
+    return ", ".join(f"{name} {value}" for name, value in where.items() if value is not None)
+
+
 def publish(folder: str | Path, name: str, header: Sequence[str], rows: Sequence[Sequence[Any]], notes: str) -> str:
-    """A table as text, and as ``name.md`` and ``name.csv`` in a folder; `notes`, its budget and key, below it."""
+    """A table as text, and as ``name.md`` and ``name.csv`` in a folder.
+
+    Below it stand `notes`, its budget and key, and in the file the machine and the commit too.
+    """
     cells = [[str(cell) for cell in row] for row in (header, *rows)]
     lines = [f"| {' | '.join(cell.replace('|', '¦') for cell in row)} |" for row in cells]
     lines.insert(1, "|" + "---|" * len(header))
-    write_atomically(Path(folder) / f"{name}.md", ("\n".join([*lines, "", *notes.splitlines()]) + "\n").encode())
+    below = [*notes.splitlines(), described(machine("cuda" if torch.cuda.is_available() else "cpu"))]
+    write_atomically(Path(folder) / f"{name}.md", ("\n".join([*lines, "", *below]) + "\n").encode())
     stream = io.StringIO()
     csv.writer(stream, lineterminator="\n").writerows(cells)
     write_atomically(Path(folder) / f"{name}.csv", stream.getvalue().encode())
@@ -130,12 +139,20 @@ def heading(module: str, settings: argparse.Namespace) -> dict[str, Any]:
     )
     where = machine(getattr(settings, "device", "cpu"))
     print(f"{module} {shown}".rstrip())
-    print(", ".join(f"{name} {value}" for name, value in where.items() if value is not None), end="\n\n", flush=True)
+    print(described(where), end="\n\n", flush=True)
     return {"command": module, "parameters": parameters, "machine": where}
 
 
-def finish(settings: argparse.Namespace, head: dict[str, Any], results: Any) -> None:
-    """Write heading and results to ``--out``, where it was given."""
+def finish(
+    settings: argparse.Namespace,
+    head: dict[str, Any],
+    results: Any,
+    shown: tuple[Sequence[str], Sequence[Sequence[Any]]] | None = None,
+) -> None:
+    """Write heading and results to ``--out``, where it was given; and beside it the table that was `shown`."""
     if settings.out is not None:
         write_json(settings.out, {**head, "results": results})
+        if shown is not None:
+            path = Path(settings.out)
+            publish(path.parent, path.stem, *shown, " ".join(f"{k}={v}" for k, v in head["parameters"].items() if v))
         print(f"\nwritten: {settings.out}")
