@@ -19,18 +19,20 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from common.data import read_datalist
-from common.data.folder import KEYS
+from common.data.folder import KEYS, load_json
 from common.data.reading import encode_png, lesion_at, open_image
 from common.errors import InputError, reports_input_errors
 from common.files import check_writable, write_atomically
 from common.inference.overlay import draw_overlay
+from common.law.loading import SETTINGS
 from common.metrics.image_sets import read_squashed
-from common.metrics.recovery import check_configs, items_of
+from common.metrics.recovery import check_segmenter, items_of
 
 from .painting import add_painting_options, check_painting_options, named_models, paint
 from .runs import REPOSITORY
 
 SIDE, LABEL, GAP = 192, 150, 4  # pixels: of an image, of the words before a row, and between images
+WITH_DELTA = ("law", "law_v1")
 Picture = NDArray[np.uint8]
 
 
@@ -94,10 +96,10 @@ def figure_of_deltas(settings: argparse.Namespace) -> Picture:
     chosen = [strips[place] for place in spread_evenly(len(strips), settings.columns)]
     pictures = {path: np.asarray(Image.open(path).convert("RGB")) for path in chosen}
     height, width = pictures[chosen[0]].shape[:2]
-    sides = [side for side in range(8, width + 1) if width % side == 0 and height == 4 * side]
-    if not sides:
-        raise InputError(f"--run {settings.run}: its strips show no δ; that objective learns none")
-    (side,) = sides
+    objective = load_json(Path(settings.run) / "model" / SETTINGS).get("objective", "")
+    if objective not in WITH_DELTA:
+        raise InputError(f"--run {settings.run}: its strips show no δ; the objective {objective!r} learns none")
+    side = height // 4  # mask, sample, overlay, δ
 
     def row(path: Path, top: int) -> list[Picture]:
         cells = [pictures[path][top : top + side, left : left + side] for left in range(0, width, side)]
@@ -110,7 +112,7 @@ def figure_of_deltas(settings: argparse.Namespace) -> Picture:
 def figure_of_segmenter(settings: argparse.Namespace) -> Picture:
     """Figure 9: image, truth and prediction, by a bundle's own ``evaluate.yaml`` and weights."""
     config = REPOSITORY / settings.bundle / "configs" / "evaluate.yaml"
-    check_configs([config])
+    check_segmenter([config], settings.checkpoint)
     parser = ConfigParser(ConfigParser.load_config_file(config))
     if settings.checkpoint:
         parser.update({"checkpoint": settings.checkpoint})

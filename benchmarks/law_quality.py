@@ -125,6 +125,8 @@ def _extractors(settings: argparse.Namespace) -> tuple[dict[str, FeatureExtracto
     try:
         found["FID"] = InceptionFeatures(find_inception_weights(settings.inception), settings.device)
     except InputError as error:
+        if settings.inception is not None:
+            raise
         missing.append(f"not measured: {error}")
     if settings.clip is None:
         missing.append("not measured: CLIP-I needs the folder of a CLIP model; name it with --clip FOLDER")

@@ -120,6 +120,8 @@ def check_training(
         collect(faults, lambda: check_weights(copy.deepcopy(network), pretrained))
         collect(faults, lambda: read_record(pretrained))
     check_data(faults, dataset_dir, protocol, LISTS, "prepare it again with more images")
+    if settings.get("synthetic_images") is not None and settings.get("synthetic_dir") is None:
+        faults.append("--synthetic_images says how many of --synthetic_dir; give that folder too")
     if not faults and settings.get("synthetic_dir") is not None:
         _check_synthetic(faults, dataset_dir, protocol, settings["synthetic_dir"], settings.get("synthetic_images"))
     check_output(faults, output_dir, held=True)

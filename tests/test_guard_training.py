@@ -124,6 +124,7 @@ def test_painted_pairs_are_checked_and_what_is_left_out_is_told(data, tmp_path, 
     assert "left out" not in check(synthetic_dir=str(painted), synthetic_images=6)
     assert "holds 6 pairs that may be trained on" in check(synthetic_dir=str(painted), synthetic_images=7)
     assert "no such folder" in check(synthetic_dir=str(tmp_path / "none"))
+    assert "give that folder too" in check(synthetic_images=5)
     content = json.loads((painted / "dataset.json").read_text())
     content["training"][0]["source_mask"] = held_out
     (painted / "dataset.json").write_text(json.dumps(content))

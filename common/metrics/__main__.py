@@ -154,7 +154,7 @@ def recovery_command(
     files += [] if network is None else [NETWORKS / f"{network}.yaml"]
     if network is not None and segmenter is None:
         raise InputError(f"--network {network} needs weights of its own: give --segmenter MODEL")
-    recovery.check_configs(files)
+    recovery.check_segmenter(files, segmenter)
     own = recovery.items_of(painted)
     reference = recovery.of_the_same_masks(own, recovery.items_of(real, protocol, split))
     check_writable(out)
@@ -212,13 +212,20 @@ def audit_command(
     """
     if split in ("training", "validation"):
         raise InputError(f"--split {split} holds images that were trained on, or chosen by; choose another list")
-    own, held_out = read_set(painted), read_set(real, protocol, split)
-    known = read_set(real, protocol, "training")
+    own, known = read_set(painted), read_set(real, protocol, ("training", "validation"))
+    others = read_set(real, protocol, split)
+    held_out = others.apart_from(known)
+    if len(held_out) < 2:
+        raise InputError(f"--split {split}: {len(held_out)} of its images are of other patients; choose another list")
     check_writable(out)
     extractor = SegmenterFeatures(_segmenter_weights(segmenter), device=device)
     size = recovery.common_side(own.paths)
     found = auditing.audit(own, known, held_out, extractor, size=size, seed=seed)
-    audit_report.write(Path(out), found, own, known)
+    settings = {"real": str(Path(real).resolve()), "protocol": protocol, "split": split, "seed": seed}
+    settings |= {"known": len(known), "known_sha256": digest_of(known), "held_out": len(held_out)}
+    audit_report.write(Path(out), found, own, known, settings)
+    if len(held_out) < len(others):
+        print(f"{len(others) - len(held_out)} of {len(others)} held-out images are of patients trained on: left out")
     _print(audit_report.table(found, split))
     print(f"\n{audit_report.sentence(found)}\nlook at {Path(out) / 'closest.png'}")
     if found.verdict == auditing.COPIES:

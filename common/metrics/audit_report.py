@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,8 @@ def sentence(found: Audit) -> str:
     return f"no sign of copies, by this rule alone; {share} than a held-out real one\nthe rule: {RULE}"
 
 
-def write(out: Path, found: Audit, painted: ImageSet, training: ImageSet) -> None:
-    """Write ``audit.csv``, ``audit.json`` and ``closest.png`` into a folder."""
+def write(out: Path, found: Audit, painted: ImageSet, training: ImageSet, settings: Mapping[str, Any]) -> None:
+    """Write ``audit.csv``, ``audit.json`` with `settings`, what it was audited against, and ``closest.png``."""
     order = np.lexsort((found.ratio, -found.pixels.similarity, ~found.copies))
     lines = ["painted,nearest by pixels,similarity,mirrored,nearest by features,ratio,copy"]
     for i in order:
@@ -56,7 +57,7 @@ def write(out: Path, found: Audit, painted: ImageSet, training: ImageSet) -> Non
         figures = f"{found.pixels.similarity[i]:.4f},{int(found.pixels.flip[i] > 0)},{alike},{found.ratio[i]:.4f}"
         lines.append(f"{painted.paths[i].name},{nearest},{figures},{int(found.copies[i])}")
     write_atomically(out / "audit.csv", ("\n".join(lines) + "\n").encode())
-    write_json(out / "audit.json", {"painted": digest_of(painted), **plain(found)})
+    write_json(out / "audit.json", {"painted": digest_of(painted), "settings": dict(settings), **plain(found)})
     write_atomically(out / "closest.png", encode_png(_closest(found, painted, training)))
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from pickle import UnpicklingError
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 
 from ..errors import InputError
 from ..vision_operators import make_torchvision_importable
@@ -58,7 +60,7 @@ class ClipFeatures:
         try:
             self.processor = CLIPImageProcessor.from_pretrained(folder, local_files_only=True)
             network, report = CLIPModel.from_pretrained(folder, local_files_only=True, output_loading_info=True)
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
+        except (OSError, ValueError, RuntimeError, KeyError, SafetensorError, UnpicklingError) as error:
             raise InputError(f"--clip: {folder} cannot be read ({str(error).splitlines()[0]}); copy it again") from None
         if lost := sorted(report["missing_keys"]):
             raise InputError(f"--clip: {folder} lacks {len(lost)} weights, such as {lost[0]}; copy it again")

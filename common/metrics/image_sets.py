@@ -48,20 +48,28 @@ class ImageSet:
             return self
         if not 2 <= count <= len(self):
             raise InputError(f"--images {count}: there are {len(self)}; give a number between 2 and that")
-        chosen = sorted(np.random.default_rng(seed).permutation(len(self))[:count].tolist())
+        return self.at(sorted(np.random.default_rng(seed).permutation(len(self))[:count].tolist()))
+
+    def at(self, places: Sequence[int]) -> ImageSet:
+        """Those at some places."""
         picked = {
-            name: tuple(values[place] for place in chosen) if values else () for name, values in vars(self).items()
+            name: tuple(values[place] for place in places) if values else () for name, values in vars(self).items()
         }
         return ImageSet(**picked)
 
+    def apart_from(self, other: ImageSet) -> ImageSet:
+        """Those that are of none of the other's groups."""
+        known = set(other.groups)
+        return self.at([place for place, group in enumerate(self.groups) if group not in known])
 
-def read_set(folder: str | Path, protocol: str | None = None, split: str | None = None) -> ImageSet:
+
+def read_set(folder: str | Path, protocol: str | None = None, split: str | Sequence[str] | None = None) -> ImageSet:
     """The images of a folder, sorted by name.
 
     Args:
         folder: a prepared folder; or any folder of images, which has no masks.
         protocol: of a prepared folder; its default if None.
-        split: its list; all lists if None.
+        split: its list, or several; all lists if None.
 
     Raises:
         InputError: if there is no such folder or list, or fewer than two images.
@@ -75,8 +83,9 @@ def read_set(folder: str | Path, protocol: str | None = None, split: str | None 
         paths = tuple(sorted(path for path in folder.iterdir() if is_image_file(path)))
         found = ImageSet(paths, tuple(path.name for path in paths))
     else:
-        keys = KEYS if split is None else (split,)
-        items = [item for key in keys for item in read_datalist(folder, protocol, key, may_be_empty=split is None)]
+        keys = (split,) if isinstance(split, str) else split or KEYS
+        alone = isinstance(split, str)
+        items = [item for key in keys for item in read_datalist(folder, protocol, key, may_be_empty=not alone)]
         items.sort(key=lambda item: Path(item["image"]).name)
         found = ImageSet(
             tuple(Path(item["image"]) for item in items),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,11 @@ import torch
 from monai.bundle import ConfigParser
 
 from ..data import Pair, Split, read_datalist, write_prepared_folder
-from ..data.folder import KEYS
+from ..data.folder import DATALIST, KEYS
 from ..data.reading import lesion_at, open_image
 from ..errors import InputError
 from ..evaluation.intervals import shown_interval
+from ..guard import check_weights
 from .drift import DriftReport
 from .image_sets import read_squashed
 
@@ -63,8 +65,8 @@ def look_for_lesions(
     Raises:
         InputError: if a config is missing, or the weights do not fit.
     """
-    check_configs(config_files)
-    parser = ConfigParser(ConfigParser.load_config_files([str(path) for path in config_files]))
+    check_segmenter(config_files, checkpoint)
+    parser = _parser_of(config_files)
     given = {"output_dir": str(output_dir), "dataset#data": [dict(item) for item in items], **settings}
     given |= {} if checkpoint is None else {"checkpoint": str(checkpoint)}
     parser.update(given)
@@ -90,6 +92,22 @@ def check_configs(config_files: Sequence[str | Path]) -> None:
     """
     if missing := [str(path) for path in config_files if not Path(path).is_file()]:
         raise InputError(f"there is no {missing[0]}; name evaluate.yaml of an ORDER bundle, and overlays behind it")
+
+
+def check_segmenter(config_files: Sequence[str | Path], checkpoint: str | Path | None) -> None:
+    """That configs and weights are there, and fit.
+
+    Raises:
+        InputError: if not; MONAI would wrap it in errors of its own.
+    """
+    check_configs(config_files)
+    parser = _parser_of(config_files)
+    path = checkpoint if checkpoint is not None else parser.get_parsed_content("checkpoint")
+    check_weights(parser.get_parsed_content("network_def"), path)
+
+
+def _parser_of(config_files: Sequence[str | Path]) -> ConfigParser:
+    return ConfigParser(ConfigParser.load_config_files([str(path) for path in config_files]))
 
 
 def items_of(folder: str | Path, protocol: str | None = None, split: str | None = None) -> list[dict[str, Any]]:
@@ -145,10 +163,12 @@ def write_at_size(folder: str | Path, items: Sequence[Mapping[str, Any]], size: 
     Without the masks whose lesion vanishes at that size: nothing is painted from them either.
 
     Args:
-        folder: new or empty.
+        folder: new, or written by an earlier call.
         items: of a prepared folder.
         size: of the square, pixels.
     """
+    if (Path(folder) / DATALIST).is_file():  # of an earlier call, perhaps of other images
+        shutil.rmtree(folder)
     shown = [item for item in items if lesion_at(open_image(item["label"]), size).any()]
 
     def pairs() -> Iterator[Pair]:

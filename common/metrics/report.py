@@ -81,7 +81,7 @@ def _read(path: Path, digest: str) -> dict[str, Any] | None:
 
 
 def _lead(painted: Path, found: Mapping[str, Any]) -> str:
-    parts = [f"{len(read_set(painted))} images, none of a patient"]
+    parts = [f"{len(read_set(painted))} images"]
     if recovered := found["recovery"]:
         own, ceiling = (recovered["measured"][name]["dice"][0] for name in ("painted", "real_at_size"))
         parts.append(f"mask Dice {100 * own:.1f}, where real images of that size come to {100 * ceiling:.1f}")
@@ -179,10 +179,16 @@ def _audit(found: Mapping[str, Any], out: Path, training_images: bool) -> dict[s
     low, high = found["closer_interval"]
     share = f"in {found['closer']:.0%} of pairs [{low:.0%}, {high:.0%}] the painted image is the nearer one"
     verdict = f"{WORDS[found['verdict']]} ({found['copies']} of {found['images']} images; {share})."
+    told = found["settings"]
+    against = (
+        f"Audited against {told['known']} images that were trained on or chosen by, and {told['held_out']} held-out "
+        f"ones of other patients: {told['real']}, protocol {told['protocol'] or 'by default'}, list {told['split']}"
+    )
     closest = _uri((out / "closest.png").read_bytes()) if training_images else None
     return {
         "rows": rows,
         "verdict": verdict,
+        "against": against,
         "kind": KINDS[found["verdict"]],
         "rule": found["rule"],
         "closest": closest,

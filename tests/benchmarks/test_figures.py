@@ -11,6 +11,7 @@ from PIL import Image
 from benchmarks import figures
 from benchmarks.figures import GAP, LABEL, SIDE, spread_evenly
 from common.data import read_datalist
+from common.files import write_json
 from common.law.loading import build_tiny, save_denoiser
 from common.law.pictures import draw_strip
 from tests.bundles.drawn import TEST, draw_prepared
@@ -59,6 +60,7 @@ def test_deltas_are_those_of_the_strips(tmp_path) -> None:
         deltas[epoch] = generator.random((2, 16, 16)).astype(np.float32)
         strip = draw_strip(generator.integers(0, 256, (2, 16, 16, 3), dtype=np.uint8), lesions, deltas[epoch])
         Image.fromarray(strip).save(tmp_path / "run" / "strips" / f"epoch_{epoch:04d}.png")
+    write_json(tmp_path / "run" / "model" / "law.json", {"objective": "law"})
     figures.main(["--figure", "8", "--run", str(tmp_path / "run"), "--out", str(tmp_path), "--columns", "2"])
     mask, first, last = cells(tmp_path / "figure_8.png")
     enlarged = SIDE // 16
@@ -69,7 +71,8 @@ def test_deltas_are_those_of_the_strips(tmp_path) -> None:
 
 def test_strips_without_a_map_are_told(tmp_path, capsys) -> None:
     (tmp_path / "run" / "strips").mkdir(parents=True)
-    Image.new("RGB", (64, 48)).save(tmp_path / "run" / "strips" / "epoch_0001.png")
+    Image.new("RGB", (6 * 64, 3 * 64)).save(tmp_path / "run" / "strips" / "epoch_0001.png")  # as wide as four rows are
+    write_json(tmp_path / "run" / "model" / "law.json", {"objective": "uniform"})
     with pytest.raises(SystemExit):
         figures.main(["--figure", "8", "--run", str(tmp_path / "run"), "--out", str(tmp_path)])
     assert "show no δ" in capsys.readouterr().err
@@ -95,6 +98,7 @@ def test_painters_stand_below_the_masks_that_they_painted_from(data, tmp_path) -
         (["--figure", "9"], "give --dataset_dir"),
         (["--figure", "9", "--dataset_dir", "{data}", "--columns", "0"], "--columns has to be"),
         (["--figure", "9", "--dataset_dir", "{data}", "--bundle", "order_lungs"], "there is no"),
+        (["--figure", "9", "--dataset_dir", "{data}", "--checkpoint", "no.pt"], "no checkpoint at no.pt"),
     ],
     ids=str,
 )

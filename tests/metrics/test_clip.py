@@ -102,3 +102,11 @@ def test_weights_that_lack_a_part_are_refused(folder: Path, tmp_path: Path) -> N
     save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(InputError, match=r"lacks 1 weights, such as visual_projection\.weight"):
         ClipFeatures(copy)
+
+
+def test_weights_that_are_cut_short_are_told(folder: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(folder, tmp_path / "clip")
+    content = (copy / "model.safetensors").read_bytes()
+    (copy / "model.safetensors").write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match=r"cannot be read .*; copy it again"):
+        ClipFeatures(copy)
