@@ -148,7 +148,7 @@ def _check_synthetic(
 
 def _check_smallest_batch(stages: Sequence[Sequence[Any]], settings: Mapping[str, Any]) -> None:
     schedule = ResolutionSchedule(stages, settings["epochs"], image_size=settings["image_size"])
-    smallest = schedule.smallest(settings["epochs"])
+    smallest = schedule.smallest()
     sharing = idist.get_world_size() if torch.cuda.is_available() else 1  # processes that share batch statistics
     if smallest == 32 and settings["batch_size"] * sharing == 1:
         raise InputError(

@@ -43,6 +43,7 @@ class ResolutionSchedule:
         channels_last: bool = True,
         image_size: int | None = None,
     ) -> None:
+        self.epochs = epochs
         self.ends: list[float] = []
         self.sizes: list[tuple[int, ...]] = []
         total = 0.0
@@ -72,9 +73,9 @@ class ResolutionSchedule:
         """Side length in pixels at a 1-based epoch and iteration."""
         return random.Random(f"{self.seed}/{iteration}").choice(self.sizes[self._stage(epoch)])
 
-    def smallest(self, epochs: int) -> int:
-        """The smallest side length in pixels that a run of so many epochs can draw: a short one skips stages."""
-        return min(min(self.sizes[self._stage(epoch)]) for epoch in range(1, epochs + 1))
+    def smallest(self) -> int:
+        """The smallest side length in pixels that the run can draw: a short one skips stages."""
+        return min(min(self.sizes[self._stage(epoch)]) for epoch in range(1, self.epochs + 1))
 
     def _stage(self, epoch: int) -> int:
         return next((index for index, end in enumerate(self.ends) if epoch <= end + 1e-6), len(self.ends) - 1)
