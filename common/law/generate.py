@@ -24,6 +24,7 @@ from torch.utils.data import Dataset
 from ..data.folder import DATALIST, KEYS, Prepared, load_json
 from ..data.progress import bar
 from ..errors import InputError
+from ..provenance import read_record
 from .loading import Parts, joined_licences, load_denoiser
 from .mask_sources import find_masks, licence_of
 from .painted_set import PaintedItem, finish, items_of
@@ -153,6 +154,7 @@ class Painting:
         self.painter = MaskPainter(parts, steps, guidance, control_scale, eta, batch_size, amp).to(self.device)
         check_strengths(guidance, self.painter.control_scale, eta)  # the model's own scale too
         self.items = list(items_of(kept, images_per_mask, augmented_per_mask, seed))
+        self.trained_on = read_record(model)
         self.settings = {
             "model": model_digest(model, parts.encoders),
             "objective": objective or parts.objective or None,
@@ -228,7 +230,7 @@ class Painting:
             InputError: if an image is missing, or the disk does not take them.
         """
         if not self.is_done:
-            finish(self.out, self.items, self.state, self.settings, self.progress)
+            finish(self.out, self.items, self.state, self.settings, self.trained_on, self.progress)
         return Prepared(_written(self.out), self.notes)
 
 

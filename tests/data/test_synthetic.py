@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from common.data import Pair, Split, read_datalist, synthetic_digest, with_synthetic, write_prepared_folder
 from common.data.phantoms import prepare_phantoms
-from common.data.synthetic import SYNTHETIC, painted_items
+from common.data.synthetic import SYNTHETIC, painted_pairs
 from common.errors import InputError
 
 SIDE = 64
@@ -27,7 +28,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def paint(folder: Path, masks: list[str], extra: bool = True) -> Path:
     def pairs() -> Iterator[Pair]:
         for number, name in enumerate(masks):
-            image = np.full((SIDE, SIDE, 3), number, np.uint8)
+            image = np.random.default_rng(number).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
             lesion = np.eye(SIDE, dtype=bool)
             more = {"source_mask": name, "seed": number} if extra else {}
             yield Pair(image, lesion, "law", f"group {number}", f"{number:03d}", extra=more)
@@ -62,10 +63,52 @@ def test_pairs_of_all_lists_join_behind_the_real_ones(real: Path, tmp_path: Path
 def test_what_was_painted_from_validation_and_test_masks_is_left_out(real: Path, tmp_path: Path) -> None:
     masks = [masks_of(real, key)[0] for key in ("training", "validation", "test")]
     painted = paint(tmp_path / "painted", [*masks, masks_of(real, "training")[1]])
-    kept = painted_items(painted, real, None)
-    assert {item["source_mask"] for item in kept} == {masks[0], masks_of(real, "training")[1]}
-    with pytest.raises(InputError, match="all are of masks of the validation or test list; paint from the training"):
-        painted_items(paint(tmp_path / "leak", masks[1:] * 2), real, None)
+    pairs = painted_pairs(painted, real, None)
+    assert {item["source_mask"] for item in pairs.usable} == {masks[0], masks_of(real, "training")[1]}
+    assert pairs.left_out == {"are of masks of the validation or test list": 2}
+    with pytest.raises(InputError, match=": 4 are of masks of the validation or test list; give images painted from"):
+        painted_pairs(paint(tmp_path / "leak", masks[1:] * 2), real, None)
+
+
+def resaved(real: Path, folder: Path, keys: tuple[str, ...], extra: bool, noise: bool = False) -> Path:
+    """A real folder's images under new names, with other masks; or noise with its masks."""
+    items = [item for key in keys for item in read_datalist(real, None, key)]
+
+    def pairs() -> Iterator[Pair]:
+        for number, item in enumerate(items):
+            pixels, lesion = np.asarray(Image.open(item["image"])), np.eye(SIDE, dtype=bool)
+            if noise:
+                pixels = np.random.default_rng(number).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
+                lesion = np.asarray(Image.open(item["label"])) > 127
+            more = {"source_mask": f"renamed_{number}.png"} if extra else {}
+            yield Pair(pixels, lesion, "other", f"g{number}", f"{number:03d}", extra=more)
+
+    names = [f"other_{number:03d}" for number in range(len(items))]
+    split = {"painted": Split(names, validation=[])}
+    write_prepared_folder(folder, pairs(), split, name="other", licence="none", progress=False)
+    return folder
+
+
+def test_held_out_lesions_under_other_names_are_left_out(real: Path, tmp_path: Path) -> None:
+    keys = ("training", "test")
+    painted = resaved(real, tmp_path / "painted", keys, extra=True, noise=True)
+    pairs = painted_pairs(painted, real, None)
+    lesions = sum(np.asarray(Image.open(item["label"])).any() for item in read_datalist(real, None, "test"))
+    assert pairs.left_out == {"are of masks of the validation or test list": lesions} and lesions > 0
+    assert len(pairs.usable) == len(read_datalist(real)) + len(read_datalist(real, None, "test")) - lesions
+
+
+def test_held_out_images_saved_anew_are_left_out(real: Path, tmp_path: Path) -> None:
+    """A copy of the real set is no painted one; what it has of the training list may stay."""
+    pairs = painted_pairs(resaved(real, tmp_path / "copy", ("training", "validation", "test"), extra=False), real, None)
+    held_out = len(read_datalist(real, None, "validation")) + len(read_datalist(real, None, "test"))
+    assert pairs.left_out == {"are images of the validation or test list": held_out}
+    assert len(pairs.usable) == len(read_datalist(real))
+
+
+def test_the_real_folder_is_not_its_own_painted_one(real: Path) -> None:
+    with pytest.raises(InputError, match="is the real folder itself; name one that LAW painted"):
+        joined(real, real)
 
 
 def test_a_smaller_dose_is_a_part_of_a_larger_one(real: Path, tmp_path: Path) -> None:
@@ -84,8 +127,11 @@ def test_a_dose_that_is_not_there_is_told(real: Path, tmp_path: Path) -> None:
 
 
 def test_other_pairs_than_laws_may_join_too(real: Path, tmp_path: Path) -> None:
-    """Of a folder that does not say which masks its images were painted from."""
-    assert len(joined(real, paint(tmp_path / "own", ["a"] * 4, extra=False))) == len(read_datalist(real)) + 4
+    """Of a folder that does not say which masks its images were painted from, by its own training list alone."""
+    painted = paint(tmp_path / "own", ["a"] * 6, extra=False)
+    kept = len(read_datalist(painted))
+    assert len(joined(real, painted)) == len(read_datalist(real)) + kept and kept < 6
+    assert painted_pairs(painted, real, None).left_out == {"stand in its own validation or test list": 6 - kept}
 
 
 def test_the_digest_is_of_what_was_painted_and_not_of_where_it_lies(real: Path, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from common.law.loading import save_denoiser
 from common.law.mask_augmentation import augment_mask
 from common.law.painted_set import OVERVIEW, seed_of
 from common.law.painting_state import RECORD
+from common.provenance import read_record, write_record
 from tests.law.small import PROMPT, SIDE, no_file_larger_than, pixel_parts, save_stable_diffusion
 
 QUICK = {"steps": 2, "batch_size": 2, "progress": False}
@@ -158,6 +159,16 @@ def test_it_is_a_prepared_folder_that_says_where_each_pair_is_from(model: Path, 
         {key: str(item[key]) for key in ("image", "label", "source", "group")}
         for item in sorted(items, key=lambda item: item["image"])
     ]
+
+
+def test_what_the_painter_was_trained_on_goes_with_its_images(files: Path, tmp_path: Path) -> None:
+    parts = pixel_parts()
+    parts.prompt = PROMPT
+    save_denoiser(tmp_path / "law", parts)
+    known = {"training": ["ab" * 32], "validation": []}
+    write_record(tmp_path / "law", known)
+    generate(tmp_path / "law", files, tmp_path / "out", **QUICK)
+    assert read_record(tmp_path / "out" / RECORD) == known
 
 
 @pytest.mark.parametrize("into", ["validation", "test"])
