@@ -105,6 +105,10 @@ def checked(settings: argparse.Namespace) -> argparse.Namespace:
         raise InputError(
             "--doses and --images have to be whole numbers of 1 or more; real images alone come by themselves"
         )
+    if settings.table == 5 and settings.doses[-1] > settings.images:
+        raise InputError(
+            f"--doses {settings.doses[-1]}: more than the {settings.images} that are painted; see --images"
+        )
     check_painting_options(settings)
     return check_options(settings)
 
@@ -168,7 +172,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     options.add_argument("--network", choices=list(ROWS), default="order", help="unet is the paper's")
     add_painting_options(options)
     options.add_argument("--doses", type=int, nargs="+", default=list(DOSES), help="of table 5")
-    options.add_argument("--images", type=int, default=DOSES[-1], help="painted pairs of table 4 (1450)")
+    options.add_argument("--images", type=int, default=DOSES[-1], help="that are painted, and doses drawn from (1450)")
     options.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     options.add_argument("--split", choices=KEYS, default="test")
     return options.parse_args(arguments)
@@ -180,8 +184,9 @@ def main(arguments: list[str] | None = None) -> None:
     settings = checked(parse(arguments))
     rows = variants(settings)
     head = reporting.heading("benchmarks.downstream", settings)
-    wanted = max(settings.doses) if settings.table == 5 else settings.images
-    folders = {name: paint(name, model, wanted, "training", settings) for name, model in settings.models.items()}
+    folders = {
+        name: paint(name, model, settings.images, "training", settings) for name, model in settings.models.items()
+    }
     outcomes: dict[str, list[Outcome]] = {variant.label: [] for variant in rows}
     for seed in settings.seeds:  # every row has one seed before any has two
         for variant in rows:

@@ -72,7 +72,7 @@ def paint(name: str, model: Path, wanted: int | None, split: str, settings: argp
     Args:
         name: of the folder in ``settings.out``.
         model: a model folder.
-        wanted: so many pairs at least; one a mask if None.
+        wanted: so many pairs; one of each mask that has a lesion if None.
         split: the list.
         settings: with those of `add_painting_options`, ``dataset_dir``, ``protocol`` and ``out``.
         seed: of the noise.
@@ -80,14 +80,13 @@ def paint(name: str, model: Path, wanted: int | None, split: str, settings: argp
     Raises:
         InputError: if the command fails, or the folder was painted with other settings.
     """
-    masks = len(read_datalist(settings.dataset_dir, settings.protocol, split))
-    if not masks:
+    if not read_datalist(settings.dataset_dir, settings.protocol, split):
         raise InputError(f"{settings.dataset_dir}: the list {split!r} is empty; there is no mask to paint from")
     folder = Path(settings.out).resolve() / f"painted_{name}"
     options = {"dataset_dir": str(Path(settings.dataset_dir).resolve()), "key": split, "output_dir": str(folder)}
-    options |= {"checkpoint": str(model.resolve()), "images_per_mask": max(1, -(-(wanted or 1) // masks))}
-    options |= {"seed": seed, "steps": settings.sampling_steps}
+    options |= {"checkpoint": str(model.resolve()), "seed": seed, "steps": settings.sampling_steps}
     options |= given(settings, "protocol", "guidance", "control_scale", "base")
+    options |= {} if wanted is None else {"total_images": wanted}
     config = REPOSITORY / settings.painter / "configs" / "inference.yaml"
     print(f"painting {folder.name}", flush=True)
     succeeds(bundle_command("inference", str(config), options), folder.with_suffix(".log"))

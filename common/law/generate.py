@@ -27,7 +27,7 @@ from ..errors import InputError
 from ..provenance import read_record
 from .loading import Parts, joined_licences, load_denoiser
 from .mask_sources import find_masks, licence_of
-from .painted_set import PaintedItem, finish, items_of
+from .painted_set import PaintedItem, finish, items_in_all, items_of
 from .painter import MaskPainter
 from .painting_state import PaintingState
 from .pretrained import ENCODERS, digest_of_parts, find_sd15
@@ -87,6 +87,8 @@ class Painting:
         key: the list of a prepared folder of masks.
         images_per_mask: painted from the mask as it is, each of another seed.
         augmented_per_mask: painted from masks that `augment_mask` makes of it.
+        total_images: so many in all from masks as they are, instead of `images_per_mask`: each mask equally often, and
+            some once more.
         keep_empty: paint also from masks without a lesion, or whose lesion vanishes at `image_size`; one at
             least has to have one, or nothing could be trained on the folder.
         into: the list that the pairs go to; of "training" a tenth of the groups becomes "validation".
@@ -122,6 +124,7 @@ class Painting:
         key: str = "training",
         images_per_mask: int = 1,
         augmented_per_mask: int = 0,
+        total_images: int | None = None,
         keep_empty: bool = False,
         into: str = "training",
         image_size: int | None = None,
@@ -139,6 +142,7 @@ class Painting:
         amp: bool = False,
         progress: bool = True,
     ) -> None:
+        _check_total(total_images, images_per_mask, augmented_per_mask)
         _check_options(images_per_mask, augmented_per_mask, into, key, steps, batch_size, seed, name)
         self.device, self.out, self.progress = _device(device), Path(out), progress
         parts = _load(model, base, image_size, prompt)
@@ -153,7 +157,11 @@ class Painting:
             raise InputError(f"{masks}: none of its {len(found)} masks has a lesion at {size}×{size}; give others")
         self.painter = MaskPainter(parts, steps, guidance, control_scale, eta, batch_size, amp).to(self.device)
         check_strengths(guidance, self.painter.control_scale, eta)  # the model's own scale too
-        self.items = list(items_of(kept, images_per_mask, augmented_per_mask, seed))
+        self.items = (
+            list(items_of(kept, images_per_mask, augmented_per_mask, seed))
+            if total_images is None
+            else items_in_all(kept, total_images, seed)
+        )
         self.trained_on = read_record(model)
         self.settings = {
             "model": model_digest(model, parts.encoders),
@@ -170,6 +178,7 @@ class Painting:
             "seed": seed,
             "images_per_mask": images_per_mask,
             "augmented_per_mask": augmented_per_mask,
+            "total_images": total_images,
             "masks": _digest_of([(mask.name, mask.group, mask.digest) for mask in kept]),
             "into": into,
             "name": name,
@@ -276,6 +285,15 @@ def _check_options(
         raise InputError(f"seed: {seed!r} has to be a whole number")
     if not name.replace("_", "").replace("-", "").isalnum() or name in ("images", "masks", "protocols"):
         raise InputError(f"name: {name!r} cannot begin the names of files; take letters, digits, _ and -")
+
+
+def _check_total(total: int | None, images_per_mask: int, augmented_per_mask: int) -> None:
+    if total is None:
+        return
+    if total < 1:
+        raise InputError(f"total_images: {total} has to be at least 1")
+    if images_per_mask != 1 or augmented_per_mask:
+        raise InputError("total_images counts for itself; leave out images_per_mask and augmented_per_mask")
 
 
 def _device(device: torch.device | str) -> torch.device:

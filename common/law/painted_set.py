@@ -66,6 +66,14 @@ def items_of(masks: Sequence[SourceMask], as_they_are: int, augmented: int, seed
             yield PaintedItem(mask, f"{mask.name}_{number}_augmented", own, True)
 
 
+def items_in_all(masks: Sequence[SourceMask], total: int, seed: int) -> list[PaintedItem]:
+    """`total` images from masks as they are: of each equally many, and of some, drawn by `seed`, one more."""
+    whole, rest = divmod(total, len(masks))
+    more = set(random.Random(seed).sample(range(len(masks)), rest))
+    counts = [whole + (place in more) for place in range(len(masks))]
+    return [item for mask, count in zip(masks, counts, strict=True) for item in items_of([mask], count, 0, seed)]
+
+
 def _pairs(items: Sequence[PaintedItem], painted: Mapping[str, Path], settings: Mapping[str, Any]) -> Iterator[Pair]:
     told = ("model", "objective", "guidance", "control_scale", "steps")
     common = {key: settings[key] for key in told if settings[key] is not None}

@@ -251,6 +251,16 @@ def test_more_images_a_mask_keep_the_first_ones(model: Path, files: Path, tmp_pa
     assert pictures(tmp_path / "one").items() < pictures(tmp_path / "two").items()
 
 
+def test_so_many_images_in_all_are_spread_over_the_masks(model: Path, files: Path, tmp_path: Path) -> None:
+    generate(model, files, tmp_path / "all", total_images=7, **QUICK)
+    generate(model, files, tmp_path / "two", images_per_mask=2, **QUICK)
+    some, more = pictures(tmp_path / "all"), pictures(tmp_path / "two")
+    assert len(some) == 7 and some.items() < more.items()
+    assert sum(name.endswith("_0.png") for name in some) == 5  # each of five masks once, two of them again
+    generate(model, files, tmp_path / "few", total_images=3, **QUICK)
+    assert pictures(tmp_path / "few").items() < some.items()
+
+
 def test_another_seed_is_another_image_of_each_mask(model: Path, files: Path, tmp_path: Path) -> None:
     generate(model, files, tmp_path / "one", seed=1, **QUICK)
     generate(model, files, tmp_path / "two", seed=2, **QUICK)
@@ -467,6 +477,8 @@ def test_masks_that_cannot_be_painted_from_are_told(
     ("options", "words"),
     [
         ({"images_per_mask": 0}, "leave nothing to paint"),
+        ({"total_images": 0}, "total_images: 0 has to be at least 1"),
+        ({"total_images": 9, "images_per_mask": 2}, "total_images counts for itself"),
         ({"into": "train"}, "into: 'train' is none of"),
         ({"key": "test"}, None),  # of a prepared folder alone; here without meaning, and without harm
         ({"protocol": "law"}, "holds no dataset.json"),
