@@ -19,19 +19,25 @@ import torch
 from monai.bundle import ConfigParser
 
 from common.data import fingerprint, read_datalist
-from common.data.folder import KEYS
+from common.data.folder import KEYS, join_faults
 from common.errors import InputError, reports_input_errors
-from common.files import write_json
+from common.files import check_writable, write_json
 from common.settings import setting_faults
+from common.training.resolution import ResolutionSchedule
 
 from . import reporting, runs
 from .order_complexity import measure
 from .runs import OVERLAY, REPOSITORY, bundle_command, given, read_history, spread
-from .segmenter_rows import LIGHT, ROWS, TABLES
+from .segmenter_rows import HEAVY, LIGHT, ROWS, TABLES
 
 Outcome = dict[str, Any]
-# The protocols that hold the lists that the paper trains and tests on; None is a folder's default.
+# The protocols that hold the lists that the paper trains and tests on, None being a folder's default, and their sets.
 PAPER_LISTS = {"order_polyps": (None, "order"), "order_brisc": ("order_released",)}
+PAPER_SOURCES = {
+    ("order_polyps", "test"): {"kvasir_seg", "cvc_clinicdb"},
+    ("order_polyps", "validation"): {"kvasir_seg", "cvc_clinicdb", "cvc_colondb", "etis"},
+    ("order_brisc", "test"): {"brisc2025"},
+}
 
 
 def run_row(name: str, seed: int, settings: argparse.Namespace) -> Outcome:
@@ -75,6 +81,10 @@ def _configs(settings: argparse.Namespace, *names: str) -> list[str]:
     return [str(REPOSITORY / settings.bundle / "configs" / f"{name}.yaml") for name in names]
 
 
+def _recipes(settings: argparse.Namespace) -> list[str]:
+    return sorted(path.stem for path in (REPOSITORY / settings.bundle / "configs").glob("recipe_*.yaml"))
+
+
 def _training_files(name: str, settings: argparse.Namespace, *overlay: str) -> list[str]:
     several = _configs(settings, "multi_gpu_train") if settings.processes > 1 else []
     return [*_configs(settings, "train", *settings.recipe), *ROWS[name].files, *overlay, *several]
@@ -115,6 +125,9 @@ def checked(settings: argparse.Namespace) -> argparse.Namespace:
     files = [
         file for row in settings.rows for file in (*_training_files(row, settings), *measuring_files(row, settings))
     ]
+    for name in settings.recipe:
+        if not name.startswith("recipe_"):
+            raise InputError(f"--recipe: {name} is none; there are {', '.join(_recipes(settings))}")
     for path in dict.fromkeys(files):
         if not Path(path).is_file():
             raise InputError(f"--bundle, --recipe: there is no {path}")
@@ -123,19 +136,34 @@ def checked(settings: argparse.Namespace) -> argparse.Namespace:
         if getattr(settings, name) is None:
             setattr(settings, name, merged[name])
     numbers = given(settings, "epochs", "batch_size", "image_size", "val_interval", "learning_rate")
-    if faults := setting_faults(numbers):
+    faults = setting_faults(numbers) + [fault for seed in settings.seeds for fault in setting_faults({"seed": seed})]
+    if faults:
         raise InputError("; ".join(faults))
     if settings.processes < 1 or settings.batch_size % settings.processes:
         raise InputError(f"--processes has to divide the batch of {settings.batch_size}; got {settings.processes}")
     for name in settings.rows:
         if not ROWS[name].configuration.can_be_built():
             raise InputError(f"the row {name} needs timm; pip install -c constraints.txt -e '.[train,baselines]'")
+    _check_least_size(merged, settings)
     lists = ("training", "validation", settings.split)
     for each in lists:
         if not read_datalist(settings.dataset_dir, settings.protocol, each):
             raise InputError(f"{settings.dataset_dir}: the list {each!r} is empty; every row needs it")
     settings.data = fingerprint(settings.dataset_dir, settings.protocol, lists)
+    check_writable(settings.out)
     return settings
+
+
+def _check_least_size(merged: Mapping[str, Any], settings: argparse.Namespace) -> None:
+    # Of the stages that the recipe trains at.
+    stages = merged["train"]["resolution"]["stages"]
+    smallest = ResolutionSchedule(stages, settings.epochs, image_size=settings.image_size).smallest()
+    for name in settings.rows:
+        if smallest < (least := ROWS[name].configuration.least_size):
+            raise InputError(
+                f"the row {name} takes no image below {least}², and {' + '.join(settings.recipe) or 'train'} at "
+                f"--image_size {settings.image_size} begins at {smallest}²; raise it, or leave the row out"
+            )
 
 
 def _cells(
@@ -147,6 +175,7 @@ def _cells(
         (f"{settings.bundle}, development", "validation") if settings.table == 10 else (settings.bundle, "test")
     )
     as_printed = settings.split == split and settings.protocol in PAPER_LISTS.get(settings.bundle, ())
+    as_printed &= set(sources) == PAPER_SOURCES.get((settings.bundle, split))
     printed = row.dice.get(table, "–") if as_printed else "–"
     return (
         row.name,
@@ -185,7 +214,7 @@ def show(
         f"{' + '.join(['train', *settings.recipe])}, {settings.epochs} epochs, "
         f"{settings.image_size}², batches of {settings.batch_size}{shared}, learning rate {settings.learning_rate:g}, "
         f"validated every {settings.val_interval}, seeds {', '.join(map(str, settings.seeds))}; "
-        f"measured on {settings.split}"
+        f"measured on {settings.split}; computed on {runs.device()}"
     )
     key = "Dice and IoU in percent, means of the sources' means; the paper's nnUNet is U-Net, its MK-UNet the backbone"
     if any(each["dice"] is None for own in outcomes.values() for each in own):
@@ -193,6 +222,13 @@ def show(
     if "pranet" in outcomes:
         key += "; PraNet begins without its authors' ImageNet weights"
     return f"{reporting.table(header, rows)}\n\n{budget}\n{key}"
+
+
+def in_turn(settings: argparse.Namespace) -> list[tuple[str, int]]:
+    """Rows and seeds in the order of their runs: each row has one seed before any has two, and the heavy come last."""
+    heavy = [name for name in settings.rows if name in HEAVY]
+    groups = [name for name in settings.rows if name not in HEAVY], heavy
+    return [(name, seed) for rows in groups for seed in settings.seeds for name in rows]
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -225,11 +261,17 @@ def main(arguments: list[str] | None = None) -> None:
     head = reporting.heading("benchmarks.order_tables", settings)
     counted = {name: measure(ROWS[name].configuration) for name in settings.rows}
     outcomes: dict[str, list[Outcome]] = {name: [] for name in settings.rows}
-    for seed in settings.seeds:  # every row has one seed before any has two
-        for name in settings.rows:
+    failed = []
+    for name, seed in in_turn(settings):
+        try:
             outcomes[name].append(run_row(name, seed, settings))
-            write_json(f"{settings.out}/table_{settings.table}.json", {**head, "results": outcomes})
+        except InputError as error:
+            failed.append(f"{name}, seed {seed}: {error}")
+            print(f"not measured: {failed[-1]}", flush=True)
+        write_json(f"{settings.out}/table_{settings.table}.json", {**head, "results": outcomes, "failed": failed})
     print(f"\n{show(outcomes, counted, settings)}")
+    if failed:
+        raise join_faults(failed, "the table's rows; the same command tries them again")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ def machine(device: str) -> dict[str, Any]:
         "system": platform.platform(),
         "python": platform.python_version(),
         "torch": torch.__version__,
+        "commit": commit(),
     }
     if torch.device(device).type == "cuda":
         description["gpu"] = torch.cuda.get_device_name(device)
@@ -46,6 +48,17 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     return "\n".join([head, "─" * len(head), *lines])
 
 
+def commit() -> str | None:
+    """Of the checkout that runs, with a + where it was changed since; None where it is none."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        found = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
+        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return found.stdout.strip() + ("+" if changed.stdout.strip() else "")
+
+
 def parser(module: str, description: str | None) -> argparse.ArgumentParser:
     """A command's parser with the options that all of them have."""
     options = argparse.ArgumentParser(
@@ -56,6 +69,7 @@ def parser(module: str, description: str | None) -> argparse.ArgumentParser:
 
 
 def add_machine_options(options: argparse.ArgumentParser) -> None:
+    """``--device`` and ``--threads``, for commands that take times or memory themselves."""
     options.add_argument("--device", default="cpu", help="cpu, or cuda")
     options.add_argument("--threads", type=int, help="threads of the CPU; torch's own choice if not given")
 
