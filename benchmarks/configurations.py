@@ -1,8 +1,9 @@
-"""The rows of the paper's tables 7, 9 and 10, with what the paper prints for them."""
+"""The rows of the paper's tables 7 to 10: networks, their arguments, and what the paper prints of size and speed."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any
@@ -39,7 +40,13 @@ class Configuration:
     network: str = "OrderNet"
 
     def build(self) -> nn.Module:
+        """The network, with the first weights that torch's generator gives it."""
         return NETWORKS[self.network](**self.arguments)
+
+    @property
+    def least_size(self) -> int:
+        """The least height and width of an image, pixels: of one of 32², nnU-Net has one value left to normalise."""
+        return 64 if self.network == "NNUNetReference" else 32
 
     def can_be_built(self) -> bool:
         """Whether the packages are there that the network needs besides torch and MONAI."""
@@ -82,6 +89,17 @@ HEAVY = (
     Configuration("nnU-Net reference", {}, network="NNUNetReference"),
 )
 ALL = {each.name: each for each in (*CONFIGURATIONS, *OTHER_READINGS, *BASELINES, *HEAVY)}
+
+
+def check_least_size(names: Iterable[str], size: int) -> None:
+    """That configurations take images of a size.
+
+    Raises:
+        InputError: if one does not.
+    """
+    for name in names:
+        if size < (least := ALL[name].least_size):
+            raise InputError(f"{name!r} takes no image below {least}²; --size is {size}")
 
 
 def materialised(network: OrderNet) -> nn.Module:

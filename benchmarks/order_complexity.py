@@ -52,8 +52,9 @@ def measure(configuration: Configuration, size: int = 256) -> dict[str, Any]:
 def run(settings: argparse.Namespace) -> None:
     """Print the table."""
     head = reporting.heading("benchmarks.order_complexity", settings)
-    rows = [each for each in (*CONFIGURATIONS, *OTHER_READINGS, *BASELINES, *HEAVY) if each.can_be_built()]
-    results = [measure(configuration, settings.size) for configuration in rows]
+    chosen = [each for each in (*CONFIGURATIONS, *OTHER_READINGS, *BASELINES, *HEAVY) if each.can_be_built()]
+    chosen = [each for each in chosen if each.least_size <= settings.size]
+    results = [measure(configuration, settings.size) for configuration in chosen]
     header = ("configuration", "parameters", "paper", "conv. M", "paper G", "with attention M", "fused executes M")
     rows = [
         (
@@ -71,6 +72,11 @@ def run(settings: argparse.Namespace) -> None:
     print(
         "\nM and G: million and thousand million operations, 2×MAC, for one image; paper: at 256², tables 7, 9 and 10."
     )
+    for each in HEAVY:
+        if not each.can_be_built():
+            print(f"{each.name} is left out: it needs timm; pip install -c constraints.txt -e '.[train,baselines]'")
+        elif each not in chosen:
+            print(f"{each.name} is left out: it takes no image below {each.least_size}²")
     print("conv.: convolutions alone, as the paper counts. with attention: the algorithm's three products besides.")
     reporting.finish(settings, head, results, (header, rows))
 

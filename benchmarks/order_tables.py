@@ -13,18 +13,23 @@ from typing import Any
 
 import torch
 
-from common.data.folder import KEYS
-from common.errors import reports_input_errors
+from common.data.folder import KEYS, join_faults
+from common.errors import InputError, reports_input_errors
 from common.files import write_json
 
-from . import reporting
+from . import reporting, runs
 from .order_complexity import measure
 from .runs import spread
-from .segmenter_rows import LIGHT, ROWS, TABLES
+from .segmenter_rows import HEAVY, LIGHT, ROWS, TABLES
 from .segmenter_runs import Outcome, add_options, check_options, run_row
 
-# The protocols that hold the lists that the paper trains and tests on; None is a folder's default.
+# The protocols that hold the lists that the paper trains and tests on, None being a folder's default, and their sets.
 PAPER_LISTS = {"order_polyps": (None, "order"), "order_brisc": ("order_released",)}
+PAPER_SOURCES = {
+    ("order_polyps", "test"): {"kvasir_seg", "cvc_clinicdb"},
+    ("order_polyps", "validation"): {"kvasir_seg", "cvc_clinicdb", "cvc_colondb", "etis"},
+    ("order_brisc", "test"): {"brisc2025"},
+}
 
 
 def checked(settings: argparse.Namespace) -> argparse.Namespace:
@@ -43,6 +48,7 @@ def _cells(
         (f"{settings.bundle}, development", "validation") if settings.table == 10 else (settings.bundle, "test")
     )
     as_printed = settings.split == split and settings.protocol in PAPER_LISTS.get(settings.bundle, ())
+    as_printed &= set(sources) == PAPER_SOURCES.get((settings.bundle, split))
     printed = row.dice.get(table, "–") if as_printed else "–"
     return (
         row.name,
@@ -81,7 +87,7 @@ def show(
         f"{' + '.join(['train', *settings.recipe])}, {settings.epochs} epochs, "
         f"{settings.image_size}², batches of {settings.batch_size}{shared}, learning rate {settings.learning_rate:g}, "
         f"validated every {settings.val_interval}, seeds {', '.join(map(str, settings.seeds))}; "
-        f"measured on {settings.split}"
+        f"measured on {settings.split}; computed on {runs.device()}"
     )
     key = "Dice and IoU in percent, means of the sources' means; the paper's nnUNet is U-Net, its MK-UNet the backbone"
     if any(each["dice"] is None for own in outcomes.values() for each in own):
@@ -89,6 +95,13 @@ def show(
     if "pranet" in outcomes:
         key += "; PraNet begins without its authors' ImageNet weights"
     return reporting.publish(settings.out, f"table_{settings.table}", header, rows, f"{budget}\n{key}")
+
+
+def in_turn(settings: argparse.Namespace) -> list[tuple[str, int]]:
+    """Rows and seeds in the order of their runs: each row has one seed before any has two, and the heavy come last."""
+    heavy = [name for name in settings.rows if name in HEAVY]
+    groups = [name for name in settings.rows if name not in HEAVY], heavy
+    return [(name, seed) for rows in groups for seed in settings.seeds for name in rows]
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -113,11 +126,17 @@ def main(arguments: list[str] | None = None) -> None:
     head = reporting.heading("benchmarks.order_tables", settings)
     counted = {name: measure(ROWS[name].configuration) for name in settings.rows}
     outcomes: dict[str, list[Outcome]] = {name: [] for name in settings.rows}
-    for seed in settings.seeds:  # every row has one seed before any has two
-        for name in settings.rows:
+    failed = []
+    for name, seed in in_turn(settings):
+        try:
             outcomes[name].append(run_row(name, seed, settings))
-            write_json(f"{settings.out}/table_{settings.table}.json", {**head, "results": outcomes})
+        except InputError as error:
+            failed.append(f"{name}, seed {seed}: {error}")
+            print(f"not measured: {failed[-1]}", flush=True)
+        write_json(f"{settings.out}/table_{settings.table}.json", {**head, "results": outcomes, "failed": failed})
     print(f"\n{show(outcomes, counted, settings)}")
+    if failed:
+        raise join_faults(failed, "the table's rows; the same command tries them again")
 
 
 if __name__ == "__main__":

@@ -92,6 +92,7 @@ def parser(module: str, description: str | None) -> argparse.ArgumentParser:
 
 
 def add_machine_options(options: argparse.ArgumentParser) -> None:
+    """``--device`` and ``--threads``, for commands that take times or memory themselves."""
     options.add_argument("--device", default="cpu", help="cpu, or cuda")
     options.add_argument("--threads", type=int, help="threads of the CPU; torch's own choice if not given")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import csv
 import json
 import shlex
@@ -11,16 +12,31 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from common.errors import InputError
 from common.files import write_atomically, write_json
 
+from .reporting import commit
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 OVERLAY = "row.yaml"  # in the folder of a row: what sets it apart
+_PLACES = {
+    "--dataset_dir",
+    "--output_dir",
+    "--cache_dir",
+    "--checkpoint",
+    "--weights",
+    "--base",
+    "--segmenter",
+    "--synthetic_dir",
+    "-m",
+}
 DIVERGED = "error: the loss is "  # what StopOnNonFiniteLoss says
 
 
@@ -98,27 +114,62 @@ def run_row(
         of: digests of what the commands only name.
         read: makes the outcome once they are through, plain numbers, lists and dicts; told whether training diverged.
 
+    Where its folders lie, and which Python runs it, is no setting: a table that was moved goes on. What it is computed
+    on is one, since mixed precision is on by default on a GPU and not on a CPU.
+
     Raises:
         InputError: if the folder was begun with other settings, or a command fails for another reason than a loss that
             is not finite.
     """
     done = folder / "outcome.json"
     # The commands name files, of which the overlay is one; two tables have rows of one name.
-    settled = {"commands": [training, measuring], "overlay": dict(overlay), "of": of}
+    commands = {"training": _settings_of(training), "measuring": _settings_of(measuring)}
+    settled = {"commands": commands, "overlay": dict(overlay), "of": {**of, "device": device()}}
     content = json.loads(done.read_text()) if done.is_file() else settled
-    if {key: content.get(key) for key in settled} != settled:
-        raise InputError(f"{folder} was begun with other settings; name another --out")
+    if other := differences({key: content.get(key) for key in settled}, settled):
+        raise InputError(f"{folder} was begun with other settings ({other}); name another --out")
     if "outcome" in content:
         return content["outcome"]
     write_json(done, settled)
     write_atomically(folder / OVERLAY, yaml.safe_dump(dict(overlay), sort_keys=False).encode())
     print(f"{folder.name}: {shlex.join(training)}", flush=True)
-    diverged = not succeeds(training, folder / "training.log")
+    try:
+        diverged = not succeeds(training, folder / "training.log")
+    except InputError:
+        if not (folder / "run").exists():  # nothing was begun, so the next call may have other settings
+            done.unlink()
+        raise
     if not diverged:
         succeeds(measuring, folder / "evaluation.log")
     outcome = dict(read(diverged))
-    write_json(done, {**settled, "outcome": outcome})
+    write_json(done, {**settled, "commit": commit(), "outcome": outcome})
     return outcome
+
+
+def device() -> str:
+    """Where a bundle's commands compute, by name of the GPU; "cpu" without one."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+
+
+def _settings_of(command: Sequence[str]) -> dict[str, str]:
+    # Options but those that say where something lies; of a config file its name, since its content is digested.
+    options = dict(pairwise(command))
+    found = {key: value for key, value in options.items() if key.startswith("--") and key not in _PLACES}
+    files = ast.literal_eval(options["--config_file"]) if options["--config_file"].startswith("[") else None
+    found["--config_file"] = " ".join(Path(file).name for file in files or [options["--config_file"]])
+    return found
+
+
+def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any], name: str = "") -> str:
+    """What differs between two nested mappings, as "key: theirs, now ours; …"; "" where nothing does."""
+    found = []
+    for key in sorted({*theirs, *ours}):
+        before, now = theirs.get(key), ours.get(key)
+        if isinstance(before, Mapping) and isinstance(now, Mapping):
+            found.append(differences(before, now, key))
+        elif before != now:
+            found.append(f"{key.removeprefix('--')}: {before}, now {now}")
+    return "; ".join(each for each in found if each)
 
 
 def read_history(path: Path) -> list[dict[str, float]]:

@@ -69,8 +69,9 @@ ROWS: dict[str, SegmenterRow] = {
     "nnunet_reference": _row("nnU-Net reference", "nnunet_reference"),
 }
 LIGHT = ("mk_unet", "ege_unet_small", "ege_unet", "unext", "backbone", "order")
+HEAVY = ("unet", "pranet", "nnunet_reference")  # may run out of memory or time, so they come last
 TABLES: dict[int, tuple[str, ...]] = {
-    7: (*LIGHT, "unet", "pranet", "nnunet_reference"),  # what may run out of memory or time, last
+    7: (*LIGHT, *HEAVY),
     8: ("backbone", "se", "cbam", "se_21", "cbam_21", "order"),
     10: ("backbone", "order_32", "order_21", "order", "order_all"),
 }

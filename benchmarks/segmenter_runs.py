@@ -14,7 +14,9 @@ from monai.bundle import ConfigParser
 
 from common.data import fingerprint, read_datalist
 from common.errors import InputError
+from common.files import check_writable
 from common.settings import setting_faults
+from common.training.resolution import ResolutionSchedule
 
 from . import runs
 from .runs import OVERLAY, REPOSITORY, bundle_command, given, read_history
@@ -79,6 +81,10 @@ def _configs(settings: argparse.Namespace, *names: str) -> list[str]:
     return [str(REPOSITORY / settings.bundle / "configs" / f"{name}.yaml") for name in names]
 
 
+def _recipes(settings: argparse.Namespace) -> list[str]:
+    return sorted(path.stem for path in (REPOSITORY / settings.bundle / "configs").glob("recipe_*.yaml"))
+
+
 def _training_files(name: str, settings: argparse.Namespace, *overlay: str) -> list[str]:
     several = _configs(settings, "multi_gpu_train") if settings.processes > 1 else []
     return [*_configs(settings, "train", *settings.recipe), *ROWS[name].files, *overlay, *several]
@@ -130,6 +136,9 @@ def check_options(settings: argparse.Namespace) -> argparse.Namespace:
     files = [
         file for row in settings.rows for file in (*_training_files(row, settings), *measuring_files(row, settings))
     ]
+    for name in settings.recipe:
+        if not name.startswith("recipe_"):
+            raise InputError(f"--recipe: {name} is none; there are {', '.join(_recipes(settings))}")
     for path in dict.fromkeys(files):
         if not Path(path).is_file():
             raise InputError(f"--bundle, --recipe: there is no {path}")
@@ -138,16 +147,31 @@ def check_options(settings: argparse.Namespace) -> argparse.Namespace:
         if getattr(settings, name) is None:
             setattr(settings, name, merged[name])
     numbers = given(settings, "epochs", "batch_size", "image_size", "val_interval", "learning_rate")
-    if faults := setting_faults(numbers):
+    faults = setting_faults(numbers) + [fault for seed in settings.seeds for fault in setting_faults({"seed": seed})]
+    if faults:
         raise InputError("; ".join(faults))
     if settings.processes < 1 or settings.batch_size % settings.processes:
         raise InputError(f"--processes has to divide the batch of {settings.batch_size}; got {settings.processes}")
     for name in settings.rows:
         if not ROWS[name].configuration.can_be_built():
             raise InputError(f"the row {name} needs timm; pip install -c constraints.txt -e '.[train,baselines]'")
+    _check_least_size(merged, settings)
     lists = ("training", "validation", settings.split)
     for each in lists:
         if not read_datalist(settings.dataset_dir, settings.protocol, each):
             raise InputError(f"{settings.dataset_dir}: the list {each!r} is empty; every row needs it")
     settings.data = fingerprint(settings.dataset_dir, settings.protocol, lists)
+    check_writable(settings.out)
     return settings
+
+
+def _check_least_size(merged: Mapping[str, Any], settings: argparse.Namespace) -> None:
+    # Of the stages that the recipe trains at.
+    stages = merged["train"]["resolution"]["stages"]
+    smallest = ResolutionSchedule(stages, settings.epochs, image_size=settings.image_size).smallest()
+    for name in settings.rows:
+        if smallest < (least := ROWS[name].configuration.least_size):
+            raise InputError(
+                f"the row {name} takes no image below {least}², and {' + '.join(settings.recipe) or 'train'} at "
+                f"--image_size {settings.image_size} begins at {smallest}²; raise it, or leave the row out"
+            )

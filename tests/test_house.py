@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import re
 import shlex
 import subprocess
@@ -19,7 +20,7 @@ from common.law.checks import LAW_RULES, PAINTING_RULES
 from common.settings import RULES, setting_faults
 
 REPOSITORY = Path(__file__).parents[1]
-LONGEST_FILE = 450  # lines
+LONGEST_FILE, LONGEST_FUNCTION = 450, 75  # lines, the function's without its docstring
 PACKAGES = ("common", "benchmarks", "bundles")
 # torch's own CUDA wheels: machines without such a card get none, so they are not pinned here but by torch.
 OF_THE_MACHINE = re.compile(r"^(nvidia|cuda)-|^triton$")
@@ -183,6 +184,30 @@ def test_no_file_is_too_long_to_read(repository: Path) -> None:
         for path in (repository / package).rglob("*.py")
     }
     assert {name: length for name, length in lengths.items() if length > LONGEST_FILE} == {}
+
+
+def _length(function: ast.FunctionDef) -> int:
+    described = ast.get_docstring(function, clean=False)
+    return function.end_lineno - function.lineno + 1 - (len(described.splitlines()) if described else 0)
+
+
+def test_functions_fit_a_screen(repository):
+    long = {
+        f"{path.relative_to(repository)}: {each.name}": _length(each)
+        for package in (*PACKAGES, "tests")
+        for path in (repository / package).rglob("*.py")
+        for each in ast.walk(ast.parse(path.read_text()))
+        if isinstance(each, ast.FunctionDef) and _length(each) > LONGEST_FUNCTION
+    }
+    assert long == {}
+
+
+@pytest.mark.parametrize("kind", ["train", "prior", "recipe_*", "evaluate*", "sd15", "ablation*"])
+def test_a_config_says_which_row_of_the_paper_it_is(repository, kind):
+    """Or that it is none; in the comment at its head."""
+    for path in sorted(repository.glob(f"*_*/configs/{kind}.yaml")):
+        head = "".join(itertools.takewhile(lambda line: line.startswith("#"), path.open()))
+        assert re.search(r"\b(no row|tables? \d+|section \d+)\b", head, re.IGNORECASE), path
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..order.sizes import check_size
+from ..order.sizes import check_size, check_widths
 from .initialisation import initialise_by_fan_out
 from .norms import normalised_over_channels
 
@@ -31,7 +31,8 @@ class ChannelNorm(nn.Module):
 class HadamardAttention(nn.Module):
     """Multiply a quarter of the channels by a learned map, two by a learned profile along an axis; filter the last.
 
-    The paper's grouped multi-axis Hadamard product attention: ``(B, in_channels, H, W)`` → ``(B, out_channels, H, W)``.
+    The paper's grouped multi-axis Hadamard product attention: ``(B, in_channels, H, W)`` → ``(B, out_channels, H,
+    W)``; `in_channels` divides by 4.
     """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
@@ -39,9 +40,9 @@ class HadamardAttention(nn.Module):
         width = in_channels // 4
         self.plane = nn.Parameter(torch.ones(1, width, MAP_SIZE, MAP_SIZE))
         self.rows, self.columns = (nn.Parameter(torch.ones(1, width, MAP_SIZE)) for _ in range(2))
-        self.of_plane = _separable(nn.Conv2d, width, width)
-        self.of_rows, self.of_columns = (_separable(nn.Conv1d, width, width) for _ in range(2))
-        self.filter = nn.Sequential(
+        self.plane_filter = _separable(nn.Conv2d, width, width)
+        self.row_filter, self.column_filter = (_separable(nn.Conv1d, width, width) for _ in range(2))
+        self.local_filter = nn.Sequential(
             nn.Conv2d(width, width, 1), nn.GELU(), nn.Conv2d(width, width, 3, padding=1, groups=width)
         )
         self.norm_in, self.norm_out = ChannelNorm(in_channels), ChannelNorm(in_channels)
@@ -54,10 +55,10 @@ class HadamardAttention(nn.Module):
         rows = F.interpolate(self.rows, size=height, mode="linear", align_corners=True)
         columns = F.interpolate(self.columns, size=width, mode="linear", align_corners=True)
         products = [
-            first * self.of_plane(plane),
-            second * self.of_rows(rows).unsqueeze(3),
-            third * self.of_columns(columns).unsqueeze(2),
-            self.filter(fourth),
+            first * self.plane_filter(plane),
+            second * self.row_filter(rows).unsqueeze(3),
+            third * self.column_filter(columns).unsqueeze(2),
+            self.local_filter(fourth),
         ]
         return self.project(self.norm_out(torch.cat(products, dim=1)))
 
@@ -66,7 +67,7 @@ class AggregationBridge(nn.Module):
     """A skip made of the deeper skip, the shallower one and the mask predicted so far, at four dilations.
 
     The paper's group aggregation bridge. ``deep`` is ``(B, deep_channels, H/2, W/2)``, ``shallow`` ``(B, channels, H,
-    W)`` and ``mask`` ``(B, 1, H, W)`` → ``(B, channels, H, W)``.
+    W)`` and ``mask`` ``(B, mask_channels, H, W)`` → ``(B, channels, H, W)``; `channels` divides by 4.
     """
 
     def __init__(self, deep_channels: int, channels: int, mask_channels: int = 1) -> None:
@@ -101,7 +102,7 @@ class EGEUNet(nn.Module):
     Returns logits ``(B, out_channels, H, W)`` for an image ``(B, in_channels, H, W)``.
 
     Raises:
-        ValueError: where H or W is not a positive multiple of 32.
+        ValueError: for other widths than six multiples of 8; where H or W is not a positive multiple of 32.
     """
 
     def __init__(
@@ -112,6 +113,7 @@ class EGEUNet(nn.Module):
         deep_supervision: bool = False,
     ) -> None:
         super().__init__()
+        check_widths(channels, "EGEUNet", 6, 8)
         self.deep_supervision = deep_supervision
         pairs = list(pairwise([in_channels, *channels]))
         self.encoder = nn.ModuleList(

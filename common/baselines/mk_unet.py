@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..order.blocks import ChannelAttention, MultiKernelInvertedResidual, SpatialAttention
-from ..order.sizes import check_size
+from ..order.sizes import check_size, check_widths
 
 
 class GroupedAttentionGate(nn.Module):
@@ -22,14 +22,14 @@ class GroupedAttentionGate(nn.Module):
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
-        self.of_decoder, self.of_skip = (
+        self.gate_decoder, self.gate_skip = (
             nn.Sequential(nn.Conv2d(channels, hidden, 3, padding=1, groups=hidden), nn.BatchNorm2d(hidden))
             for _ in range(2)
         )
-        self.agreement = nn.Sequential(nn.Conv2d(hidden, 1, 1), nn.BatchNorm2d(1), nn.Sigmoid())
+        self.psi = nn.Sequential(nn.Conv2d(hidden, 1, 1), nn.BatchNorm2d(1), nn.Sigmoid())
 
     def forward(self, decoder: Tensor, skip: Tensor) -> Tensor:
-        return skip * self.agreement(torch.relu(self.of_decoder(decoder) + self.of_skip(skip)))
+        return skip * self.psi(torch.relu(self.gate_decoder(decoder) + self.gate_skip(skip)))
 
 
 class MKUNet(nn.Module):
@@ -49,7 +49,7 @@ class MKUNet(nn.Module):
     Returns logits ``(B, out_channels, H, W)`` for an image ``(B, in_channels, H, W)``.
 
     Raises:
-        ValueError: where H or W is not a positive multiple of 32.
+        ValueError: for other widths than five even ones; where H or W is not a positive multiple of 32.
     """
 
     idle = ("heads.0.", "heads.1.", "heads.2.")  # frozen without deep supervision: no output depends on them
@@ -62,6 +62,7 @@ class MKUNet(nn.Module):
         deep_supervision: bool = False,
     ) -> None:
         super().__init__()
+        check_widths(channels, "MKUNet", 5, 2)
         self.deep_supervision = deep_supervision
         self.encoder = nn.ModuleList(MultiKernelInvertedResidual(*pair) for pair in pairwise([in_channels, *channels]))
         self.pool = nn.MaxPool2d(2)

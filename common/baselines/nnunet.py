@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from monai.networks.nets import DynUNet
 from torch import Tensor
 
-from ..order.sizes import check_size
+from ..order.sizes import check_size, check_widths
 
 
 class NNUNetReference(DynUNet):
-    """The 2-D network of nnU-Net (Isensee et al. 2021): instance norm, leaky ReLU, strided convolutions.
+    """The 2-D network of nnU-Net (Isensee et al. 2021) of 20,611,713 parameters: instance norm, strided convolutions.
 
     The paper's "nnUNet" is `UNet`. This is the network alone: of nnU-Net's pipeline, its folds and its ensembles
     nothing is here. nnU-Net would plan a seventh stage of 512 channels for images of 256²; six are the default, so that
@@ -27,8 +27,9 @@ class NNUNetReference(DynUNet):
     Returns logits ``(B, out_channels, H, W)`` for an image ``(B, in_channels, H, W)``.
 
     Raises:
-        ValueError: where H or W is not a positive multiple of 2 to the number of halvings (32), or the deepest stage
-            would be of one pixel, over which there is nothing to normalise.
+        ValueError: for fewer than two widths, or one below 1; where H or W is not a positive multiple of 2 to the
+            number of halvings (32), or the deepest stage would be of one pixel, over which there is nothing to
+            normalise.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class NNUNetReference(DynUNet):
         channels: Sequence[int] = (32, 64, 128, 256, 512, 512),
         deep_supervision: bool = False,
     ) -> None:
+        check_widths(channels, "NNUNetReference", None)
         halvings = len(channels) - 1
         super().__init__(
             spatial_dims=2,

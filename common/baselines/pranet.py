@@ -32,7 +32,10 @@ def _twice(x: Tensor) -> Tensor:
 
 
 class ReceptiveField(nn.Module):
-    """Four branches of growing reach, joined, with a shortcut: ``(B, in_channels, H, W)`` → ``(B, channels, H, W)``."""
+    """PraNet's receptive field block: four branches of growing reach, joined, with a shortcut.
+
+    ``(B, in_channels, H, W)`` → ``(B, channels, H, W)``.
+    """
 
     def __init__(self, in_channels: int, channels: int) -> None:
         super().__init__()
@@ -55,14 +58,18 @@ class ReceptiveField(nn.Module):
 
 
 class PartialDecoder(nn.Module):
-    """The coarse map from three features of ``channels``, at strides 32, 16 and 8, of the finest one's size."""
+    """PraNet's parallel partial decoder: the coarse map from three features.
+
+    ``(B, channels, H/4, W/4)``, ``(B, channels, H/2, W/2)`` and ``(B, channels, H, W)``, which PraNet takes at strides
+    32, 16 and 8 → logits ``(B, out_channels, H, W)``.
+    """
 
     def __init__(self, channels: int, out_channels: int) -> None:
         super().__init__()
-        self.deep_to_middle, self.deep_to_fine, self.middle_to_fine, self.deep_beside = (
+        self.deep_to_middle, self.deep_to_fine, self.middle_to_fine, self.deep_joined = (
             _conv_bn(channels, channels, 3) for _ in range(4)
         )
-        self.both_beside = _conv_bn(2 * channels, 2 * channels, 3)
+        self.both_joined = _conv_bn(2 * channels, 2 * channels, 3)
         self.join_two = _conv_bn(2 * channels, 2 * channels, 3)
         self.join_three = _conv_bn(3 * channels, 3 * channels, 3)
         self.last = _conv_bn(3 * channels, 3 * channels, 3)
@@ -72,13 +79,21 @@ class PartialDecoder(nn.Module):
         risen = _twice(deep)
         gated = self.deep_to_middle(risen) * middle
         finest = self.deep_to_fine(_twice(risen)) * self.middle_to_fine(_twice(middle)) * fine
-        two = self.join_two(torch.cat([gated, self.deep_beside(risen)], dim=1))
-        three = self.join_three(torch.cat([finest, self.both_beside(_twice(two))], dim=1))
+        two = self.join_two(torch.cat([gated, self.deep_joined(risen)], dim=1))
+        three = self.join_three(torch.cat([finest, self.both_joined(_twice(two))], dim=1))
         return self.head(self.last(three))
 
 
 class ReverseAttention(nn.Module):
-    """Refine a map by the features where it is low.
+    """PraNet's reverse attention: refine a map by the features where it is low.
+
+    Args:
+        in_channels: of the features.
+        channels: that they are reduced to.
+        convolutions: how many follow, each of `kernel` pixels.
+        kernel: their size.
+        last: size of the kernel that makes logits.
+        out: number of logits a pixel.
 
     Features ``(B, C, H, W)`` and logits ``(B, K, ·, ·)`` of any size → logits ``(B, K, H, W)``.
     """

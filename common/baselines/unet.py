@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from ..order.sizes import check_size
+from ..order.sizes import check_size, check_widths
 
 
 def _two_convolutions(in_channels: int, out_channels: int) -> nn.Sequential:
@@ -31,13 +31,15 @@ class UNet(nn.Module):
     Returns logits ``(B, out_channels, H, W)`` for an image ``(B, in_channels, H, W)``.
 
     Raises:
-        ValueError: where H or W is not a positive multiple of 2 to the number of poolings (16).
+        ValueError: for fewer than two widths, or one below 1; where H or W is not a positive multiple of 2 to the
+            number of poolings (16).
     """
 
     def __init__(
         self, in_channels: int = 3, out_channels: int = 1, channels: Sequence[int] = (64, 128, 256, 512, 1024)
     ) -> None:
         super().__init__()
+        check_widths(channels, "UNet", None)
         self.encoder = nn.ModuleList(_two_convolutions(*pair) for pair in pairwise([in_channels, *channels]))
         self.pool = nn.MaxPool2d(2)
         upwards = list(pairwise(reversed(channels)))

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..order.sizes import check_size
+from ..order.sizes import check_size, check_widths
 from .initialisation import initialise_by_fan_out
 from .norms import normalised_over_channels
 
@@ -60,13 +60,14 @@ class UNeXt(nn.Module):
     Returns logits ``(B, out_channels, H, W)`` for an image ``(B, in_channels, H, W)``.
 
     Raises:
-        ValueError: where H or W is not a positive multiple of 32.
+        ValueError: for other than five widths; where H or W is not a positive multiple of 32.
     """
 
     def __init__(
         self, in_channels: int = 3, out_channels: int = 1, channels: Sequence[int] = (16, 32, 128, 160, 256)
     ) -> None:
         super().__init__()
+        check_widths(channels, "UNeXt", 5)
         one, two, three, four, five = channels
         self.encoder = nn.ModuleList(_conv_bn(*pair) for pair in ((in_channels, one), (one, two), (two, three)))
         self.embed = nn.ModuleList(nn.Conv2d(*pair, 3, stride=2, padding=1) for pair in ((three, four), (four, five)))

@@ -26,7 +26,7 @@ from ..data.progress import bar
 from ..errors import InputError
 from ..provenance import read_record
 from .loading import Parts, joined_licences, load_denoiser
-from .mask_sources import find_masks, licence_of
+from .mask_sources import SourceMask, find_masks, licence_of
 from .painted_set import PaintedItem, finish, items_in_all, items_of
 from .painter import MaskPainter
 from .painting_state import PaintingState
@@ -157,11 +157,7 @@ class Painting:
             raise InputError(f"{masks}: none of its {len(found)} masks has a lesion at {size}×{size}; give others")
         self.painter = MaskPainter(parts, steps, guidance, control_scale, eta, batch_size, amp).to(self.device)
         check_strengths(guidance, self.painter.control_scale, eta)  # the model's own scale too
-        self.items = (
-            list(items_of(kept, images_per_mask, augmented_per_mask, seed))
-            if total_images is None
-            else items_in_all(kept, total_images, seed)
-        )
+        self.items = _items(kept, images_per_mask, augmented_per_mask, total_images, seed)
         self.trained_on = read_record(model)
         self.settings = {
             "model": model_digest(model, parts.encoders),
@@ -186,13 +182,15 @@ class Painting:
         }
         self.state = PaintingState(self.out, self.settings)
         self.is_done = self.state.is_done()
-        there: Mapping[str, Path] = {}
-        if not self.is_done:
-            self.state.begin()
-            there = self.state.painted()
-        missing = [] if self.is_done else [item for item in self.items if item.stem not in there]
-        self.dataset = MasksToPaint(missing, size)
+        self.dataset = MasksToPaint(self._missing(), size)
         self._bar: Any = None
+
+    def _missing(self) -> list[PaintedItem]:
+        if self.is_done:
+            return []
+        self.state.begin()
+        there = self.state.painted()
+        return [item for item in self.items if item.stem not in there]
 
     def attach(self, engine: Engine) -> None:
         """Register on the evaluator."""
@@ -285,6 +283,14 @@ def _check_options(
         raise InputError(f"seed: {seed!r} has to be a whole number")
     if not name.replace("_", "").replace("-", "").isalnum() or name in ("images", "masks", "protocols"):
         raise InputError(f"name: {name!r} cannot begin the names of files; take letters, digits, _ and -")
+
+
+def _items(
+    masks: Sequence[SourceMask], as_they_are: int, augmented: int, total: int | None, seed: int
+) -> list[PaintedItem]:
+    if total is None:
+        return list(items_of(masks, as_they_are, augmented, seed))
+    return items_in_all(masks, total, seed)
 
 
 def _check_total(total: int | None, images_per_mask: int, augmented_per_mask: int) -> None:

@@ -7,13 +7,14 @@ from .distributed import begin_distributed, distributed_network, local_device
 from .handlers import StopOnNonFiniteLoss, TensorBoardOverlays, TrainingProgressBar, loss_of
 from .history import History
 from .identity import identified
-from .losses import StructureLoss
+from .losses import DeepSupervision, StructureLoss
 from .memory import keep_freed_memory
 from .resolution import ResolutionSchedule
 from .sampling import StepSampler, training_sampler
 from .statistics import RefreshStatistics
 
 __all__ = [
+    "DeepSupervision",
     "EpochSeededDataset",
     "EpochSeeding",
     "History",

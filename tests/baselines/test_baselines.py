@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib.util import find_spec
 
 import pytest
@@ -10,7 +11,7 @@ from torch import nn
 
 from common.baselines import EGEUNet, MKUNet, NNUNetReference, PraNet, UNet, UNeXt
 from common.baselines.norms import normalised_over_channels
-from tests.network_contract import ExportContract, NetworkContract, images, seeded
+from tests.network_contract import ExportContract, NetworkContract, assert_close, images, seeded, step
 
 TIMM = find_spec("timm") is not None  # not imported: that needs a torchvision that imports, which PraNet sees to
 
@@ -19,7 +20,6 @@ class TestUNet(NetworkContract, ExportContract):
     """Of as many stages as the shipped one; narrow, so that it is tested in seconds."""
 
     stride = 16
-    scripts = False
 
     def build(self) -> nn.Module:
         return UNet(channels=(4, 8, 16, 32, 64))
@@ -99,12 +99,67 @@ class TestPraNet(NetworkContract, ExportContract):
         (EGEUNet, {"channels": (16, 32, 64, 128, 192, 256)}, 514_702),
         (UNeXt, {}, 1_471_921),
         (PraNet, {}, 32_547_319),
+        (NNUNetReference, {}, 20_611_713),  # MONAI's, counted; no paper has it
     ],
 )
 def test_the_public_definition_to_the_parameter(network: type[nn.Module], arguments: dict, parameters: int) -> None:
     if network is PraNet and not TIMM:
         pytest.skip("timm is not installed")
     assert sum(each.numel() for each in network(**arguments).parameters()) == parameters
+
+
+@pytest.mark.parametrize("network", [UNet, MKUNet, EGEUNet, UNeXt, NNUNetReference, PraNet])
+def test_one_channel_in_and_three_out(network: type[nn.Module]) -> None:
+    if network is PraNet and not TIMM:
+        pytest.skip("timm is not installed")
+    narrow = {UNet: {"channels": (4, 8, 16)}, NNUNetReference: {"channels": (4, 8, 16, 16)}}
+    with seeded(0):
+        built = network(1, 3, **narrow.get(network, {}))
+    found = step(built, images(2, 1, 64, 64))
+    assert found["logits"].shape == (2, 3, 64, 64) and found["image"].any()
+    assert not torch.equal(found["logits"][:, 0], found["logits"][:, 1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("network", "arguments"),
+    [(UNet, {}), (NNUNetReference, {}), (EGEUNet, {}), (EGEUNet, {"channels": (16, 32, 64, 128, 192, 256)})],
+)
+def test_the_shipped_widths_are_kept_loaded_and_exported(network, arguments: dict, tmp_path) -> None:
+    """With their own first weights; the contract above has narrow ones, or torch's."""
+    pytest.importorskip("onnxscript")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    with seeded(0):
+        built, other = network(**arguments).eval(), network(**arguments).eval()
+    image, file = images(1, 3, 64, 64), tmp_path / "network.onnx"
+    torch.save(built.state_dict(), tmp_path / "model.pt")
+    other.load_state_dict(torch.load(tmp_path / "model.pt", weights_only=True), strict=True)
+    with torch.no_grad():
+        expected = built(image)
+        assert torch.equal(other(image), expected)
+        torch.onnx.export(built, (image,), dynamo=True, verbose=False).save(file)
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    (logits,) = session.run(None, {session.get_inputs()[0].name: image.numpy()})
+    assert_close(torch.from_numpy(logits), expected, 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("network", "channels", "told"),
+    [
+        (UNet, [8], "UNet takes two or more positive widths as channels; got [8]"),
+        (UNet, [8, 0], "UNet takes two or more positive widths"),
+        (MKUNet, [5, 10, 20, 30, 40], "MKUNet takes 5 widths that divide by 2"),
+        (MKUNet, [4, 8, 16], "MKUNet takes 5 widths that divide by 2"),
+        (EGEUNet, [10, 16, 24, 32, 48, 64], "EGEUNet takes 6 widths that divide by 8"),
+        (UNeXt, [16, 32], "UNeXt takes 5 positive widths"),
+        (UNeXt, [16, 32, 128, 160, 2.5], "UNeXt takes 5 positive widths"),
+        (NNUNetReference, [], "NNUNetReference takes two or more positive widths"),
+    ],
+    ids=str,
+)
+def test_widths_that_cannot_be_built_are_told(network: type[nn.Module], channels: list, told: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(told)):
+        network(channels=channels)
 
 
 def test_networks_begin_as_their_public_definitions_do() -> None:
@@ -116,16 +171,16 @@ def test_networks_begin_as_their_public_definitions_do() -> None:
     for weight, deviation in [
         (bridge.reduce.weight, (2 / 192) ** 0.5),
         (bridge.groups[0][1].weight, (2 / 9) ** 0.5),  # depthwise: one output a group
-        (ege.decoder[0].of_rows[0].weight, (2 / (3 * 64)) ** 0.5),  # along one axis: all outputs
+        (ege.decoder[0].row_filter[0].weight, (2 / (3 * 64)) ** 0.5),  # along one axis: all outputs
         (unext.embed[1].weight, (2 / (9 * 256)) ** 0.5),
         (token.depthwise.weight, (2 / 9) ** 0.5),
         (token.first.weight, 0.02),
         (mk.encoder[4].depthwise[2][0].weight, 0.02),
-        (mk.gates[0].of_skip[0].weight, 0.02),
+        (mk.gates[0].gate_skip[0].weight, 0.02),
     ]:
         assert weight.numel() > 150
         assert weight.std().item() == pytest.approx(deviation, rel=0.15)
-    assert not bridge.reduce.bias.any() and not token.first.bias.any() and not mk.gates[0].of_skip[0].bias.any()
+    assert not bridge.reduce.bias.any() and not token.first.bias.any() and not mk.gates[0].gate_skip[0].bias.any()
     assert mk.heads[-1].bias.any()
 
 

@@ -88,7 +88,7 @@ def test_table_4_has_a_row_for_each_who_paints(given: list[str], tmp_path: Path)
         (["--models", "law"], "is not NAME=FOLDER"),
         (["--models", "law=no/such"], "there is no folder no/such"),
         (["--doses", "0", "5"], "whole numbers of 1 or more"),
-        (["--doses", "5", "--images", "4"], "--doses 5: --images 4 are painted"),
+        (["--doses", "5", "--images", "4"], "--doses 5: more than the 4 that are painted"),
         (["--sampling_steps", "0"], "--sampling_steps has to be"),
         (["--epochs", "0"], "--epochs has to be a whole number, 1 or more"),
     ],

@@ -61,7 +61,7 @@ def test_a_table_is_trained_measured_and_goes_on(given: list[str], tmp_path: Pat
     first = (out / "order_0" / "outcome.json").read_bytes()
     order_tables.main([*command, "order", "ege_unet_small"])
     said = capsys.readouterr().out
-    assert "42,265" in said and "53,374" in said and "76.3 ± 1.9" in said and "1 epochs" in said
+    assert "42,265" in said and "53,374" in said and "1 epochs" in said and "76.3 ± 1.9" not in said
     assert (out / "order_0" / "outcome.json").read_bytes() == first
     results = json.loads((out / "table_7.json").read_text())["results"]
     assert results.keys() == {"order", "ege_unet_small"}
@@ -70,7 +70,34 @@ def test_a_table_is_trained_measured_and_goes_on(given: list[str], tmp_path: Pat
     with pytest.raises(SystemExit) as ended:
         order_tables.main([*command, "order", "--learning_rate", "0.1"])
     assert ended.value.code == 2
-    assert "begun with other settings" in capsys.readouterr().err
+    assert "begun with other settings (learning_rate: 0.005, now 0.1); name another --out" in capsys.readouterr().err
+    out.rename(tmp_path / "moved")
+    order_tables.main([*command, "order", "--out", str(tmp_path / "moved")])
+    assert (tmp_path / "moved" / "order_0" / "outcome.json").read_bytes() == first
+
+
+@pytest.mark.slow
+def test_a_row_that_fails_does_not_stop_the_others(given: list[str], tmp_path: Path, capsys, monkeypatch) -> None:
+    """As where a network runs out of memory; here its weights cannot be kept."""
+    out = tmp_path / "table"
+    (out / "backbone_0").mkdir(parents=True)
+    (out / "backbone_0" / "run").write_text("in the way")
+    with pytest.raises(SystemExit) as ended:
+        order_tables.main(["--table", "7", *given, "--out", str(out), "--rows", "backbone", "order"])
+    said = capsys.readouterr()
+    assert ended.value.code == 2 and "backbone, seed 0: " in said.err
+    assert "42,265" in said.out and "26,307" not in said.out
+    table = json.loads((out / "table_7.json").read_text())
+    assert len(table["results"]["order"]) == 1 and len(table["failed"]) == 1
+    (out / "backbone_0" / "run").unlink()
+    order_tables.main(["--table", "7", *given, "--out", str(out), "--rows", "backbone", "order"])
+    assert "26,307" in capsys.readouterr().out
+
+
+def test_heavy_rows_come_after_every_seed_of_the_light(given: list[str], tmp_path: Path) -> None:
+    settings = _settings(given, tmp_path, "--seeds", "0", "1", "--rows", "unet", "order", "backbone")
+    light = [("order", 0), ("backbone", 0), ("order", 1), ("backbone", 1)]
+    assert order_tables.in_turn(settings) == [*light, ("unet", 0), ("unet", 1)]
 
 
 @pytest.mark.slow
@@ -116,6 +143,8 @@ def test_the_first_version_is_measured_in_windows_as_it_trains(given: list[str],
     ("changed", "printed"),
     [
         ({}, "72.7 ± 0.8"),
+        ({"sources": ["drawn"]}, "–"),
+        ({"sources": ["kvasir_seg", "cvc_clinicdb", "mine"]}, "–"),
         ({"bundle": "order_brisc"}, "–"),
         ({"split": "test"}, "–"),
         ({"protocol": "grouped"}, "–"),
@@ -129,10 +158,13 @@ def test_the_first_version_is_measured_in_windows_as_it_trains(given: list[str],
 def test_a_figure_of_the_papers_stands_beside_its_own_lists_alone(
     given: list[str], tmp_path: Path, changed: dict[str, object], printed: str
 ) -> None:
-    outcome = {"dice": 0.5, "iou": 0.4, "without_empty": 0.5, "sources": {}, "best_epoch": 1}
+    changed = {"table": 10, "split": "validation", "bundle": "order_polyps", **changed}
+    own = sorted(order_tables.PAPER_SOURCES.get((changed["bundle"], changed["split"]), {"brisc2025"}))
+    sources = dict.fromkeys(changed.pop("sources", own), 0.5)
+    outcome = {"dice": 0.5, "iou": 0.4, "without_empty": 0.5, "sources": sources, "best_epoch": 1}
     counted = {"order": {"parameters": 42_265, "convolutions": 1, "algorithm": 1}}
     settings = _settings(given, tmp_path, "--rows", "order")
-    vars(settings).update({"table": 10, "split": "validation", **changed})
+    vars(settings).update(changed)
     shown = order_tables.show({"order": [outcome]}, counted, settings)
     assert shown.splitlines()[2].split("  ")[-1].strip() == printed
     assert f"protocol {changed.get('protocol', 'by default')}" in shown
@@ -176,7 +208,14 @@ def test_a_network_that_cannot_be_built_is_told_first(given: list[str], tmp_path
         (["--image_size", "100"], "--image_size has to be a multiple of 32"),
         (["--val_interval", "2"], "nothing would be validated"),
         (["--bundle", "order_hearts"], "there is no"),
-        (["--recipe", "best"], "there is no"),
+        (["--recipe", "best"], "--recipe: best is none; there are recipe_best, "),
+        (["--recipe", "inference"], "--recipe: inference is none"),
+        (["--recipe", "recipe_worst"], "there is no"),
+        (["--seeds", "0", "-1"], "--seed has to be"),
+        (
+            ["--rows", "order", "nnunet_reference", "--epochs", "4"],
+            "takes no image below 64², and recipe_best at --image_size 64 begins",
+        ),
         (["--processes", "3"], "--processes has to divide the batch of 2; got 3"),
         (["--protocol", "grouped"], "no protocol 'grouped'"),
     ],

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from monai.losses import DiceLoss
 
-from common.training import StructureLoss
+from common.training import DeepSupervision, StructureLoss
 
 
 def _disc(side: int = 64, radius: float = 12.0, shift: int = 0) -> torch.Tensor:
@@ -49,6 +49,24 @@ def test_it_is_the_published_loss_at_the_published_window(side):
     overlap, union = (probability * target * weight).sum((2, 3)), ((probability + target) * weight).sum((2, 3))
     iou = 1 - (overlap + 1) / (union - overlap + 1)
     torch.testing.assert_close(StructureLoss()(logits, target), (entropy + iou).mean())
+
+
+@pytest.mark.parametrize("window", [-0.1, 1.5])
+def test_a_window_is_a_share_of_the_width(window):
+    with pytest.raises(ValueError, match=f"a share of the image's width, from 0 to 1; got {window}"):
+        StructureLoss(window=window)
+
+
+def test_each_map_has_its_weight():
+    target = torch.cat([_disc(), _disc(radius=4, shift=-9)])
+    maps = [_logits(target, confidence) for confidence in (4.0, 1.0, 0.5)]
+    each = [StructureLoss()(one, target) for one in maps]
+    loss = DeepSupervision(StructureLoss(), [1.0, 0.5, 0.1])
+    torch.testing.assert_close(loss(maps, target), each[0] + 0.5 * each[1] + 0.1 * each[2])
+    torch.testing.assert_close(loss(maps[0], target), each[0])  # of a network that is not training
+    for wrong in ([1.0, 0.5], [1.0, 0.5, 0.1, 0.1]):
+        with pytest.raises(ValueError, match=f"3 maps and --loss#weights {len(wrong)}; give as many"):
+            DeepSupervision(StructureLoss(), wrong)(maps, target)
 
 
 def test_an_error_at_the_outline_costs_more_than_one_far_off():
