@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import os
 import platform
 import subprocess
@@ -15,8 +13,9 @@ from typing import Any
 import torch
 
 from common.columns import align
+from common.devices import usable_device
 from common.errors import InputError
-from common.files import check_writable, write_atomically, write_json
+from common.files import check_writable, write_atomically, write_csv, write_json
 
 
 def _processor() -> str:
@@ -65,9 +64,8 @@ def publish(folder: str | Path, name: str, header: Sequence[str], rows: Sequence
     lines.insert(1, "|" + "---|" * len(header))
     below = [*notes.splitlines(), described(machine("cuda" if torch.cuda.is_available() else "cpu"))]
     write_atomically(Path(folder) / f"{name}.md", ("\n".join([*lines, "", *below]) + "\n").encode())
-    stream = io.StringIO()
-    csv.writer(stream, lineterminator="\n").writerows(cells)
-    write_atomically(Path(folder) / f"{name}.csv", stream.getvalue().encode())
+    every = [("budget", "machine"), *[(" ".join(notes.splitlines()), below[-1])] * len(rows)]
+    write_csv(Path(folder) / f"{name}.csv", [(*row, *more) for row, more in zip(cells, every, strict=True)])
     return f"{table(header, rows)}\n\n{notes}"
 
 
@@ -117,19 +115,11 @@ def check(settings: argparse.Namespace) -> None:
         if given.get(name) is not None and given[name] < 1:
             raise InputError(f"--{name} has to be at least 1; it is {given[name]}")
     if given.get("device") is not None:
-        _check_device(settings.device)
+        usable_device(settings.device)
     if given.get("threads") is not None:
         torch.set_num_threads(settings.threads)
     if settings.out is not None:
         check_writable(Path(settings.out).parent)
-
-
-def _check_device(name: str) -> None:
-    try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"--device {name} cannot be used here ({reason}); leave it out for the CPU") from None
 
 
 def heading(module: str, settings: argparse.Namespace) -> dict[str, Any]:

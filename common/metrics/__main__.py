@@ -13,8 +13,11 @@ import fire
 from .. import bundle_folder
 from ..columns import align
 from ..commands import command
+from ..devices import usable_device
 from ..errors import InputError
 from ..files import check_writable, write_json
+from ..provenance import seen_before
+from ..weights import weights_digest
 from . import audit as auditing
 from . import audit_report, quality, recovery, report
 from .clip import ClipFeatures, check_clip_folder
@@ -23,6 +26,8 @@ from .image_sets import digest_of, read_set, sizes_of
 from .inception import InceptionFeatures, find_inception_weights
 
 DEVICE = "cpu"
+COPIES_FOUND = 3  # the audit's exit code; 1 is Python's own for what went wrong, 2 for a wrong input
+SEEN = {"training": "trained on", "validation": "chosen by"}
 NETWORKS = Path(__file__).parents[1] / "baselines" / "configs"
 
 
@@ -31,6 +36,13 @@ def _segmenter_weights(given: str | None) -> Path:
     if not path.is_file():
         raise InputError(f"--segmenter: there is no file {path}; give the weights of an ORDER")
     return path
+
+
+def _check_numbers(**numbers: int | None) -> None:
+    # Those of an option that was given; by the least that each may be.
+    least = {"resamples": 0, "seed": 0, "size": 1, "images": 2, "image_size": 32}
+    if wrong := [name for name, value in numbers.items() if value is not None and value < least[name]]:
+        raise InputError(f"--{wrong[0]} has to be {least[wrong[0]]} or more; it is {numbers[wrong[0]]}")
 
 
 def _print(rows: Sequence[Sequence[str]]) -> None:
@@ -88,6 +100,8 @@ def quality_command(
         seed: of draws.
         device: cpu or cuda.
     """
+    _check_numbers(resamples=resamples, seed=seed, size=size, images=images)
+    usable_device(device)
     prepared = (Path(real) / "dataset.json").is_file()
     sets = read_set(painted).drawn(images, seed), read_set(real, protocol, split if prepared else None)
     own, reference = sets[0], sets[1].drawn(images, seed)
@@ -117,6 +131,10 @@ def quality_command(
         print(f"warning: {each}")
     if out is not None:
         settings = {"real": real, "protocol": protocol, "split": split, "size": size, "images": images, "seed": seed}
+        settings |= {"resamples": resamples, "sizes": [sizes_of(own.paths), sizes_of(reference.paths)]}
+        settings |= {"weights": {"segmenter": weights_digest(_segmenter_weights(segmenter))}}
+        settings["weights"] |= {} if found is None else {"inception": found.digest}
+        settings["weights"] |= {} if clip is None else {"clip": weights_digest(clip)}
         content = {"painted": digest_of(read_set(painted)), "settings": settings, "measured": quality.plain(measured)}
         write_json(Path(out) / "quality.json", {**content, "rows": quality.table(measured), "warnings": warned})
 
@@ -132,6 +150,7 @@ def recovery_command(
     segmenter: str | None = None,
     protocol: str | None = None,
     split: str = "training",
+    image_size: int | None = None,
     device: str = DEVICE,
 ) -> None:
     """Does the lesion lie where the mask says: recovery PAINTED REAL --out OUT [--network unet --segmenter MODEL]
@@ -148,8 +167,11 @@ def recovery_command(
         segmenter: its weights; those that the bundle ships if not given.
         protocol: of the real folder; its default if not given.
         split: its list that was painted from.
+        image_size: that the segmenter sees, pixels; the bundle's own if not given.
         device: cpu or cuda.
     """
+    usable_device(device)
+    _check_numbers(image_size=image_size)
     files = [Path(bundle_folder(bundle)) / "configs" / "evaluate.yaml"]
     files += [] if network is None else [NETWORKS / f"{network}.yaml"]
     if network is not None and segmenter is None:
@@ -158,6 +180,8 @@ def recovery_command(
     own = recovery.items_of(painted)
     reference = recovery.of_the_same_masks(own, recovery.items_of(real, protocol, split))
     check_writable(out)
+    seen = seen_before(recovery.shipped_checkpoint(files, segmenter), reference)
+    more = {} if image_size is None else {"image_size": image_size}
     size = recovery.size_of(own)
     small = recovery.write_at_size(Path(out) / "real_at_size" / "data", reference, size)
     found: dict[str, Any] = {}
@@ -167,17 +191,27 @@ def recovery_command(
         ("real", reference, real),
     ):
         print(f"\n{name}")
-        found[name] = recovery.look_for_lesions(files, segmenter, items, Path(out) / name, root=root, device=device)
+        found[name] = recovery.look_for_lesions(
+            files, segmenter, items, Path(out) / name, root=root, device=device, **more
+        )
     shown = {"painted": "painted", "real_at_size": f"real, at {size} × {size}", "real": "real, as they are"}
     print()
     rows = recovery.table({shown[name]: each for name, each in found.items()})
     _print(rows)
+    if told := [f"was {word} {seen[key]}" for key, word in SEEN.items() if seen.get(key)]:
+        print(
+            f"warning: the segmenter {' and '.join(told)} of these {len(reference)} real images, which flatters them; "
+            "paint from the test list to compare fairly"
+        )
     settings = {
         "real": real,
         "protocol": protocol,
         "split": split,
         "configs": list(map(str, files)),
         "segmenter": segmenter,
+        "segmenter_sha256": weights_digest(recovery.shipped_checkpoint(files, segmenter)),
+        "seen_by_segmenter": seen,
+        "image_size": image_size,
     }
     content = {"painted": digest_of(read_set(painted)), "settings": settings, "rows": rows}
     write_json(Path(out) / "recovery.json", {**content, "measured": {name: vars(each) for name, each in found.items()}})
@@ -191,6 +225,7 @@ def audit_command(
     out: str,
     protocol: str | None = None,
     split: str = "test",
+    also: str | None = None,
     segmenter: str | None = None,
     seed: int = 0,
     device: str = DEVICE,
@@ -198,7 +233,7 @@ def audit_command(
     """Is a painted image a copy of a training image: audit PAINTED REAL --out OUT [--protocol NAME]
 
     Writes audit.csv, audit.json and closest.png, the closest pairs, to look at. They show training images: keep them
-    as you keep those. Exit code 1 if there are copies.
+    as you keep those. Exit code 3 if there are copies.
 
     Args:
         painted: a prepared folder of painted images, all its lists; or any folder of images.
@@ -206,13 +241,19 @@ def audit_command(
         out: a folder to write to.
         protocol: that it was trained under; the folder's default if not given.
         split: of the real folder, a list of images that were not trained on, to compare with.
+        also: further folders, by commas, that were trained on: all images of each, such as those of the image prior.
         segmenter: weights of an ORDER, whose features are compared; those of order_polyps if not given.
         seed: of the bootstrap.
         device: cpu or cuda.
     """
+    _check_numbers(seed=seed)
+    usable_device(device)
     if split in ("training", "validation"):
         raise InputError(f"--split {split} holds images that were trained on, or chosen by; choose another list")
     own, known = read_set(painted), read_set(real, protocol, ("training", "validation"))
+    further = [each for each in (also or "").split(",") if each]
+    for each in further:
+        known = known.joined(read_set(each, None, None))
     others = read_set(real, protocol, split)
     held_out = others.apart_from(known)
     if len(held_out) < 2:
@@ -222,6 +263,7 @@ def audit_command(
     size = recovery.common_side(own.paths)
     found = auditing.audit(own, known, held_out, extractor, size=size, seed=seed)
     settings = {"real": str(Path(real).resolve()), "protocol": protocol, "split": split, "seed": seed}
+    settings |= {"also": [str(Path(each).resolve()) for each in further]}
     settings |= {"known": len(known), "known_sha256": digest_of(known), "held_out": len(held_out)}
     audit_report.write(Path(out), found, own, known, settings)
     if len(held_out) < len(others):
@@ -229,7 +271,7 @@ def audit_command(
     _print(audit_report.table(found, split))
     print(f"\n{audit_report.sentence(found)}\nlook at {Path(out) / 'closest.png'}")
     if found.verdict == auditing.COPIES:
-        raise SystemExit(1)
+        raise SystemExit(COPIES_FOUND)
 
 
 @command

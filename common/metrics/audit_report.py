@@ -10,12 +10,13 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from ..data.reading import encode_png
-from ..files import write_atomically, write_json
+from ..files import write_atomically, write_csv, write_json
 from .audit import CLOSE, COPIES, FEATURE_COPY, Audit
 from .image_sets import ImageSet, digest_of
 from .nearest import COPY, FLIPS, read_small
 
 QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
+COLUMNS = ("painted", "nearest by pixels", "similarity", "mirrored", "nearest by features", "ratio", "copy")
 PAIRS, SIDE = 12, 128  # drawn; pixels
 RULE = (
     f"a copy: similarity of pixels at least {COPY}, mirrored or not, or a distance of features below {FEATURE_COPY} of "
@@ -51,12 +52,13 @@ def sentence(found: Audit) -> str:
 def write(out: Path, found: Audit, painted: ImageSet, training: ImageSet, settings: Mapping[str, Any]) -> None:
     """Write ``audit.csv``, ``audit.json`` with `settings`, what it was audited against, and ``closest.png``."""
     order = np.lexsort((found.ratio, -found.pixels.similarity, ~found.copies))
-    lines = ["painted,nearest by pixels,similarity,mirrored,nearest by features,ratio,copy"]
+    rows: list[tuple[Any, ...]] = [COLUMNS]
     for i in order:
         nearest, alike = training.paths[found.pixels.index[i]].name, training.paths[found.features[i]].name
-        figures = f"{found.pixels.similarity[i]:.4f},{int(found.pixels.flip[i] > 0)},{alike},{found.ratio[i]:.4f}"
-        lines.append(f"{painted.paths[i].name},{nearest},{figures},{int(found.copies[i])}")
-    write_atomically(out / "audit.csv", ("\n".join(lines) + "\n").encode())
+        similarity, mirrored = f"{found.pixels.similarity[i]:.4f}", int(found.pixels.flip[i] > 0)
+        ratio, copied = f"{found.ratio[i]:.4f}", int(found.copies[i])
+        rows.append((painted.paths[i].name, nearest, similarity, mirrored, alike, ratio, copied))
+    write_csv(out / "audit.csv", rows)
     write_json(out / "audit.json", {"painted": digest_of(painted), "settings": dict(settings), **plain(found)})
     write_atomically(out / "closest.png", encode_png(_closest(found, painted, training)))
 

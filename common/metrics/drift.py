@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ..errors import InputError
 from ..evaluation.intervals import Bootstrap, Sample, estimate, shown_interval
 from ..evaluation.overlap import image_name
-from ..files import check_writable, write_atomically, write_json
+from ..files import check_writable, write_csv, write_json
 
 MEASURES = ("centroid", "area")
 
@@ -84,9 +84,8 @@ class DriftReport:
 
     def _finish(self) -> None:
         records = sorted(self._records, key=lambda each: each.image)
-        lines = [",".join(("image", *MEASURES))]
-        lines += [",".join((each.image, *(f"{each.drift[key]:.6f}" for key in MEASURES))) for each in records]
-        write_atomically(self.output_dir / "drift.csv", ("\n".join(lines) + "\n").encode())
+        rows = [(each.image, *(f"{each.drift[key]:.6f}" for key in MEASURES)) for each in records]
+        write_csv(self.output_dir / "drift.csv", [("image", *MEASURES), *rows])
         self.summary = summarise_drift(records)
         write_json(self.output_dir / "drift.json", self.summary)
 

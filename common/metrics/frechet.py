@@ -29,7 +29,7 @@ class FrechetDistance:
 
     Attributes:
         distance: over all images.
-        interval: 95 %, by bootstrap of whole groups, about `distance`.
+        interval: 95 %, by bootstrap of whole groups, about `distance`; None without resamples.
         images: how many of each set.
         dimensions: of the features.
         limit: for endless images; None where there are too few for that.
@@ -37,7 +37,7 @@ class FrechetDistance:
     """
 
     distance: float
-    interval: tuple[float, float]
+    interval: tuple[float, float] | None
     images: tuple[int, int]
     dimensions: int
     limit: float | None
@@ -87,7 +87,7 @@ def measure(
         painted, real: features ``(N, d)`` and ``(M, d)``.
         groups: of the rows of each; the bootstrap draws whole groups.
         distance: of the two, where it is known (`fid`).
-        resamples: of the bootstrap; 0 leaves the interval a point.
+        resamples: of the bootstrap; 0 leaves the interval out.
 
     Warns:
         UserWarning: if a set has no more images than features.
@@ -148,10 +148,10 @@ def _interval(
     distance: float,
     resamples: int,
     generator: np.random.Generator,
-) -> tuple[float, float]:
+) -> tuple[float, float] | None:
     # A sample drawn from a sample repeats rows, which raises every distance; so their spread is kept, not their place.
     if not resamples:
-        return distance, distance
+        return None
     values = [
         frechet_distance(painted[_drawn(groups[0], generator)], real[_drawn(groups[1], generator)])
         for _ in range(resamples)

@@ -57,6 +57,14 @@ class ImageSet:
         }
         return ImageSet(**picked)
 
+    def joined(self, other: ImageSet) -> ImageSet:
+        """Both, without masks and origins where one has none."""
+        both = {
+            name: (*values, *getattr(other, name)) if values and getattr(other, name) else ()
+            for name, values in vars(self).items()
+        }
+        return ImageSet(**both)
+
     def apart_from(self, other: ImageSet) -> ImageSet:
         """Those that are of none of the other's groups."""
         known = set(other.groups)
@@ -89,7 +97,7 @@ def read_set(folder: str | Path, protocol: str | None = None, split: str | Seque
         items.sort(key=lambda item: Path(item["image"]).name)
         found = ImageSet(
             tuple(Path(item["image"]) for item in items),
-            tuple(f"{item['source']}\0{item['group']}" for item in items),
+            tuple(f"{item.get('source', '')}\0{item.get('group', Path(item['image']).name)}" for item in items),
             tuple(Path(item["label"]) for item in items),
             tuple(str(item.get("source_mask", "")) for item in items),
         )

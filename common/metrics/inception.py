@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..vision_operators import make_torchvision_importable
-from ..weights import read_checkpoint
+from ..weights import read_checkpoint, weights_digest
 from .features import Features, batches
 from .image_sets import as_tensor
 
@@ -51,7 +51,8 @@ class InceptionFeatures:
         device: that it runs on.
         batch_size: 50 is pytorch-fid's.
         dimensions: 2048; or 64, 192 or 768, of earlier layers, for fewer images: pytorch-fid's ``--dims``. Their
-            distance is called by their number, and not to be held against an FID.
+            distance is called by their number, and not to be held against an FID; nor is that of weights which are not
+            the published file's, bit for bit.
 
     Raises:
         InputError: if pytorch-fid is not installed, there are no features of such number, or the file is not a state
@@ -62,7 +63,8 @@ class InceptionFeatures:
         self, weights: str | Path, device: torch.device | str = "cpu", batch_size: int = 50, dimensions: int = 2048
     ) -> None:
         self.network = _read_network(weights, dimensions).to(device).eval()
-        self.name = "FID" if dimensions == 2048 else f"Inception's {dimensions} features"
+        self.digest = weights_digest(weights)
+        self.name = _name(dimensions, self.digest == SHA256)
         self.device, self.batch_size, self.dimensions = device, batch_size, dimensions
 
     @torch.no_grad()
@@ -75,6 +77,12 @@ class InceptionFeatures:
             maps = nn.functional.adaptive_avg_pool2d(self.network(pixels)[0], 1)
             seen.append(maps[:, :, 0, 0].cpu().numpy())
         return np.concatenate(seen).astype(np.float64)
+
+
+def _name(dimensions: int, published: bool) -> str:
+    if dimensions == 2048 and published:
+        return "FID"
+    return f"Inception's {dimensions} features" + ("" if published else ", other weights")
 
 
 def _to_side(image: Tensor) -> Tensor:

@@ -100,7 +100,7 @@ def _frechet_row(name: str, found: FrechetDistance) -> tuple[str, ...]:
     return (
         name if name == "FID" else f"Fréchet distance, {name}",
         _shown(found.distance),
-        "–".join(map(_shown, found.interval)),
+        "–" if found.interval is None else "–".join(map(_shown, found.interval)),
         "{} and {}".format(*found.images),
         "–" if found.halves is None else f"{_shown(found.halves)} (halves)",
         "–" if found.limit is None else _shown(found.limit),

@@ -110,6 +110,11 @@ def _parser_of(config_files: Sequence[str | Path]) -> ConfigParser:
     return ConfigParser(ConfigParser.load_config_files([str(path) for path in config_files]))
 
 
+def shipped_checkpoint(config_files: Sequence[str | Path], checkpoint: str | Path | None) -> str:
+    """The weights that look: those given, or those that the bundle ships."""
+    return str(checkpoint if checkpoint is not None else _parser_of(config_files).get_parsed_content("checkpoint"))
+
+
 def items_of(folder: str | Path, protocol: str | None = None, split: str | None = None) -> list[dict[str, Any]]:
     """The items of a prepared folder's list, or of all its lists.
 
@@ -175,9 +180,10 @@ def write_at_size(folder: str | Path, items: Sequence[Mapping[str, Any]], size: 
         for item in shown:
             pixels = np.asarray(read_squashed(item["image"], size))
             stem = Path(item["label"]).stem
-            yield Pair(pixels, lesion_at(open_image(item["label"]), size), item["source"], item["group"], stem)
+            source, group = item.get("source", "real"), item.get("group", stem)
+            yield Pair(pixels, lesion_at(open_image(item["label"]), size), source, group, stem)
 
-    names = [f"{item['source']}_{Path(item['label']).stem}" for item in shown]
+    names = [f"{item.get('source', 'real')}_{Path(item['label']).stem}" for item in shown]
     split = {"real": Split([], names, [])}
     write_prepared_folder(Path(folder), pairs(), split, name="real", licence="as the originals", progress=False)
     return read_datalist(folder, None, "test")

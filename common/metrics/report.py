@@ -80,6 +80,12 @@ def _read(path: Path, digest: str) -> dict[str, Any] | None:
     return content
 
 
+def _there(path: Path, command: str) -> Path:
+    if not path.is_file():
+        raise InputError(f"there is no {path}, which {command} left beside its figures; run that command again")
+    return path
+
+
 def _lead(painted: Path, found: Mapping[str, Any]) -> str:
     parts = [f"{len(read_set(painted))} images"]
     if recovered := found["recovery"]:
@@ -161,7 +167,7 @@ def _recovery(found: Mapping[str, Any], out: Path) -> dict[str, Any]:
     axes = figure.subplots()
     edges = np.linspace(0, 1, 21)
     for name, label, colour in (("painted", "painted", ORANGE), ("real_at_size", "real, at that size", BLUE)):
-        with (out / name / "per_image.csv").open(newline="") as stream:
+        with _there(out / name / "per_image.csv", "recovery").open(newline="") as stream:
             values = [float(row["dice"]) for row in csv.DictReader(stream)]
         axes.hist(values, edges, histtype="step", linewidth=1.8, label=label, color=colour)
     axes.set_xlabel("Dice")
@@ -184,7 +190,7 @@ def _audit(found: Mapping[str, Any], out: Path, training_images: bool) -> dict[s
         f"Audited against {told['known']} images that were trained on or chosen by, and {told['held_out']} held-out "
         f"ones of other patients: {told['real']}, protocol {told['protocol'] or 'by default'}, list {told['split']}"
     )
-    closest = _uri((out / "closest.png").read_bytes()) if training_images else None
+    closest = _uri(_there(out / "closest.png", "audit").read_bytes()) if training_images else None
     return {
         "rows": rows,
         "verdict": verdict,

@@ -15,10 +15,12 @@ from PIL import Image
 from common.data import read_datalist
 from common.data.phantoms import prepare_phantoms
 from common.data.polyps import prepare_polyps
-from common.metrics.__main__ import audit_command
-from common.metrics.audit import CLEAR, CLOSE, COPIES, audit
+from common.metrics.__main__ import COPIES_FOUND, audit_command
+from common.metrics.audit import CLEAR, CLOSE, COPIES, FEATURE_COPY, Audit, audit
+from common.metrics.audit_report import sentence
 from common.metrics.features import SegmenterFeatures
 from common.metrics.image_sets import ImageSet, read_set
+from common.metrics.nearest import COPY, Nearest
 
 WEIGHTS = Path(__file__).parents[2] / "order_polyps" / "models" / "model.pt"
 
@@ -85,6 +87,7 @@ def test_features_see_a_shift_that_pixels_do_not(real, tmp_path, extractor) -> N
         moved = np.roll(np.asarray(Image.open(known.paths[number]).convert("RGB")), 3, axis=1)
         Image.fromarray(moved).save(tmp_path / "shifted" / f"{number}.png")
     found = audit(read_set(tmp_path / "shifted"), known, read_set(real, None, "test"), extractor, progress=False)
+    assert not (found.pixels.similarity >= COPY).any()  # step 1 is blind to it
     assert found.features.tolist() == [0, 1, 2, 3]
     assert (found.ratio < np.quantile(found.held_out_ratio, 0.05)).all()
 
@@ -98,7 +101,10 @@ def test_a_set_drawn_apart_is_not_accused(real, other, extractor) -> None:
 
 
 def test_a_set_that_keeps_too_close_is_told_without_a_copy(real, other, tmp_path, extractor) -> None:
-    """Training images blended with others: none is a copy, and all are nearer than an image of its own."""
+    """Training images blended with others: none is a copy, and all are nearer than an image of its own.
+
+    By features they are copies, which is as it should be; the verdict by the set alone is the next test's.
+    """
     known, strangers = read_set(real, None, "training"), read_set(other, None, "training")
     (tmp_path / "blended").mkdir()
     for number in range(20):
@@ -107,7 +113,41 @@ def test_a_set_that_keeps_too_close_is_told_without_a_copy(real, other, tmp_path
     found = audit(read_set(tmp_path / "blended"), known, read_set(real, None, "test"), extractor, progress=False)
     assert not (found.pixels.similarity >= 0.97).any()
     assert found.closer > 0.7
-    assert found.verdict in (CLOSE, COPIES)
+    assert (found.ratio < FEATURE_COPY).any() == (found.verdict == COPIES)
+
+
+@pytest.mark.parametrize(
+    ("similarity", "ratio", "interval", "verdict"),
+    [
+        ((0.5, 0.6), (0.9, 1.2), (0.51, 0.7), CLOSE),
+        ((0.5, 0.6), (0.9, 1.2), (0.49, 0.7), CLEAR),
+        ((0.5, 0.97), (0.9, 1.2), (0.3, 0.4), COPIES),
+        ((0.5, 0.6), (0.49, 1.2), (0.3, 0.4), COPIES),
+    ],
+)
+def test_the_verdict_is_by_the_rule_that_is_stated(similarity, ratio, interval, verdict: str) -> None:
+    nearest = Nearest(np.zeros(2, int), np.array(similarity), np.zeros(2, int))
+    found = Audit(nearest, np.zeros(2, int), np.array(ratio), nearest, np.array(ratio), 0.6, interval)
+    assert found.verdict == verdict
+    assert (
+        sentence(found)
+        .split(":")[0]
+        .split(",")[0]
+        .lower()
+        .startswith({CLOSE: "too close", CLEAR: "no sign of copies", COPIES: "copies"}[verdict])
+    )
+
+
+def test_all_that_was_trained_on_is_compared_with(real, other, tmp_path, capsys) -> None:
+    """A copy of an image of the prior's own set, which the control stage never saw."""
+    planted(tmp_path / "painted", [*read_set(other, None, "training").paths[:2]], "mirrored")
+    audit_command(str(tmp_path / "painted"), str(real), out=str(tmp_path / "out"))
+    assert "no sign of copies" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as ended:
+        audit_command(str(tmp_path / "painted"), str(real), out=str(tmp_path / "out"), also=str(other))
+    assert ended.value.code == COPIES_FOUND and "COPIES: 2 of 2" in capsys.readouterr().out
+    told = json.loads((tmp_path / "out" / "audit.json").read_text())["settings"]
+    assert told["also"] == [str(other)] and told["known"] > len(read_set(other))
 
 
 def test_images_of_one_group_count_as_one(real, other, extractor) -> None:
@@ -144,7 +184,7 @@ def test_the_command_fails_a_set_with_copies_and_draws_the_closest(real, other, 
     planted(tmp_path / "painted", [*known.paths[:2], *strangers.paths[:3]], "exact")
     with pytest.raises(SystemExit) as ended:
         audit_command(str(tmp_path / "painted"), str(real), out=str(tmp_path / "out"))
-    assert ended.value.code == 1
+    assert ended.value.code == COPIES_FOUND == 3
     assert "COPIES: 2 of 5 painted images" in capsys.readouterr().out
     report = json.loads((tmp_path / "out" / "audit.json").read_text())
     assert (report["verdict"], report["copies"], report["images"]) == (COPIES, 2, 5)

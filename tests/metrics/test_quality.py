@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from common.errors import InputError
 from common.metrics.__main__ import quality_command
 from common.metrics.features import SegmenterFeatures
 from common.metrics.image_sets import read_set
-from common.metrics.inception import SHA256
+from common.metrics.inception import SHA256, InceptionFeatures, _name
 from tests.metrics.weights import save_clip, save_inception
 
 WEIGHTS = Path(__file__).parents[2] / "order_polyps" / "models" / "model.pt"
@@ -58,7 +59,11 @@ def test_with_weights_everything_is_measured(real, noisy, tmp_path, capsys) -> N
     quality_command(str(noisy), str(real), out=str(tmp_path / "out"), **options)
     said = capsys.readouterr().out
     measured = json.loads((tmp_path / "out" / "quality.json").read_text())["measured"]
-    assert measured.keys() == {"Inception's 64 features", "ORDER's features", "CLIP-I"}
+    assert measured.keys() == {"Inception's 64 features, other weights", "ORDER's features", "CLIP-I"}
+    assert measured["ORDER's features"]["interval"] is None  # without resamples
+    told = json.loads((tmp_path / "out" / "quality.json").read_text())["settings"]
+    assert told["weights"].keys() == {"segmenter", "inception", "clip"} and told["resamples"] == 0
+    assert all(re.fullmatch("[0-9a-f]{64}", each) for each in told["weights"].values())
     assert "CLIP-I" in said and "64 × 64" in said
     assert measured["CLIP-I"]["in_pairs"] is None  # these were not painted from masks
     assert all(-1 <= measured["CLIP-I"][name]["mean"] <= 1 for name in ("to_set", "real"))
@@ -71,6 +76,32 @@ def test_a_file_that_was_named_has_to_be_there(real, noisy, tmp_path, capsys) ->
         assert ended.value.code == 2
         assert next(iter(options)) in capsys.readouterr().err
     assert not (tmp_path / "out" / "quality.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"resamples": "-1"}, "--resamples has to be 0 or more; it is -1"),
+        ({"seed": "-1"}, "--seed has to be 0 or more"),
+        ({"size": "0"}, "--size has to be 1 or more"),
+        ({"images": "1"}, "--images has to be 2 or more"),
+        ({"device": "abacus"}, "--device abacus cannot be used here"),
+        ({"split": "tests"}, "no list 'tests'"),
+    ],
+    ids=str,
+)
+def test_options_out_of_range_are_told(real, noisy, tmp_path, capsys, options: dict, told: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        quality_command(str(noisy), str(real), out=str(tmp_path / "out"), **options)
+    assert ended.value.code == 2
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_distance_by_other_weights_is_not_called_fid(tmp_path) -> None:
+    weights = save_inception(tmp_path)
+    assert InceptionFeatures(weights, dimensions=2048).name == "Inception's 2048 features, other weights"
+    assert _name(2048, published=True) == "FID" and _name(768, published=True) == "Inception's 768 features"
 
 
 def test_matched_counts_are_drawn_by_chance_and_told(real, noisy, capsys, monkeypatch, tmp_path) -> None:
