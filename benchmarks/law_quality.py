@@ -13,20 +13,24 @@ import hashlib
 import json
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from common import bundle_folder
-from common.data import fingerprint
+from common.data import fingerprint, read_datalist
+from common.data.folder import load_json
+from common.devices import usable_device
 from common.errors import InputError, reports_input_errors
 from common.files import write_json
 from common.law.generate import model_digest
-from common.metrics.clip import ClipFeatures, check_clip_folder
+from common.metrics.clip import ClipFeatures, check_clip_folder, rows_of_origins
 from common.metrics.features import FeatureExtractor, SegmenterFeatures
-from common.metrics.image_sets import ImageSet, read_set
-from common.metrics.inception import InceptionFeatures, find_inception_weights
+from common.metrics.image_sets import ImageSet, read_set, sizes_of
+from common.metrics.inception import InceptionFeatures, find_inception_weights, kept_inception_weights
 from common.metrics.quality import clip_similarity, frechet
+from common.provenance import seen_before
+from common.weights import weights_digest
 
 from . import reporting
 from .law_ablation import PAPER as COMPONENTS
@@ -36,7 +40,12 @@ from .runs import spread
 SPLITS = {1: "training", 2: "test", 6: "training"}
 NAMES = {"uniform": "ControlNet (uniform)", "ratio": "ArSDM (ratio)", "distillation": "Adaptive distillation"}
 NAMES |= {"law": "LAW"}
-COLUMNS = ("FID", "CLIP-I", "CLIP-I, in pairs", "Fréchet, ORDER's features")
+# The sets that the paper paints from; its figures stand beside those of no others.
+PAPER_SOURCES = {
+    "law_polyps": {"kvasir_seg", "cvc_clinicdb"},
+    "law_kits19": {"kits19"},
+    "law_brisc": {"brisc2025"},
+}
 # What the paper prints: FID and CLIP-I, by table and painter.
 PAPER: dict[tuple[int, str], dict[str, tuple[str, str]]] = {
     (1, "law_polyps"): {
@@ -81,17 +90,20 @@ PAPER: dict[tuple[int, str], dict[str, tuple[str, str]]] = {
 
 
 def trained_models(runs: Path) -> dict[str, dict[int, Path]]:
-    """The models that a table of objectives or components left, by row and seed.
+    """The models that a table of objectives or components left, by row and seed; of rows that are done.
 
     Raises:
         InputError: if there is none.
     """
     found: dict[str, dict[int, Path]] = {}
     for folder in sorted(runs.glob("*_*/run/model")):
-        if matched := re.fullmatch(r"(\w+)_(\d+)", folder.parents[1].name):
+        matched = re.fullmatch(r"(\w+)_(\d+)", folder.parents[1].name)
+        record = folder.parents[1] / "outcome.json"
+        outcome = load_json(record).get("outcome") if record.is_file() else None
+        if matched and outcome and not outcome["diverged"]:
             found.setdefault(matched[1], {})[int(matched[2])] = folder
     if not found:
-        raise InputError(f"--runs {runs}: holds no trained model; give the --out of law_objectives or law_ablation")
+        raise InputError(f"--runs {runs}: holds no row that is done; give the --out of law_objectives or law_ablation")
     return found
 
 
@@ -108,8 +120,13 @@ def checked(settings: argparse.Namespace) -> argparse.Namespace:
         settings.models = trained_models(Path(settings.runs))
     else:
         settings.models = {name: {0: path} for name, path in named_models(settings).items()}
+    usable_device(settings.device)
+    if settings.size is not None and settings.size < 1:
+        raise InputError(f"--size has to be 1 or more; it is {settings.size}")
     settings.split = SPLITS[settings.table]
     settings.data = fingerprint(settings.dataset_dir, settings.protocol, (settings.split,))
+    items = read_datalist(settings.dataset_dir, settings.protocol, settings.split)
+    settings.sources = {item.get("source") for item in items}
     if settings.inception is not None:
         find_inception_weights(settings.inception)
     if settings.clip is not None:
@@ -117,81 +134,141 @@ def checked(settings: argparse.Namespace) -> argparse.Namespace:
     return settings
 
 
-def _extractors(settings: argparse.Namespace) -> tuple[dict[str, FeatureExtractor], list[str]]:
-    # By column; and a line for each that is missing.
-    weights = Path(bundle_folder("order_polyps")) / "models" / "model.pt"
-    found: dict[str, FeatureExtractor] = {COLUMNS[3]: SegmenterFeatures(weights, device=settings.device)}
-    missing = []
+def _extractors(settings: argparse.Namespace) -> tuple[list[FeatureExtractor], ClipFeatures | None, list[str]]:
+    # And a line for each that is missing.
+    missing, found = [], []
     try:
-        found["FID"] = InceptionFeatures(find_inception_weights(settings.inception), settings.device)
+        found.append(InceptionFeatures(find_inception_weights(settings.inception), settings.device))
     except InputError as error:
         if settings.inception is not None:
             raise
         missing.append(f"not measured: {error}")
     if settings.clip is None:
         missing.append("not measured: CLIP-I needs the folder of a CLIP model; name it with --clip FOLDER")
-    else:
-        found["CLIP-I"] = ClipFeatures(settings.clip, settings.device)
-    return found, missing
+    clip = None if settings.clip is None else ClipFeatures(settings.clip, settings.device)
+    return [*found, SegmenterFeatures(_order_weights(), device=settings.device)], clip, missing
 
 
-def measure(painted: ImageSet, real: ImageSet, extractors: Mapping[str, FeatureExtractor]) -> dict[str, float]:
-    """The figures of one set of painted images, by column."""
-    figures: dict[str, float] = {}
-    with warnings.catch_warnings(action="ignore"):  # of few images: the table says how many there are
-        for name in ("FID", COLUMNS[3]):
-            if name in extractors:
-                figures[name] = frechet(painted, real, extractors[name], resamples=0, progress=False).distance
-    if (clip := extractors.get("CLIP-I")) is not None:
-        found = clip_similarity(painted, real, clip, progress=False)
-        figures["CLIP-I"] = found.to_set.mean
-        if found.in_pairs is not None:
-            figures[COLUMNS[2]] = found.in_pairs.mean
-    return figures
+def _order_weights() -> Path:
+    return Path(bundle_folder("order_polyps")) / "models" / "model.pt"
+
+
+def measure(
+    painted: ImageSet,
+    real: ImageSet,
+    extractors: Sequence[FeatureExtractor],
+    clip: ClipFeatures | None,
+    size: int | None,
+) -> dict[str, Any]:
+    """The figures of one set of painted images, the floor of each distance, and what warns of them.
+
+    Returns "figures" and "halves", by column; "images", of each set; "sizes" in pixels; "warnings".
+    """
+    found: dict[str, Any] = {"figures": {}, "halves": {}, "images": [len(painted), len(real)]}
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", UserWarning)
+        for extractor in extractors:
+            distance = frechet(painted, real, extractor, size=size, resamples=0, progress=False)
+            found["figures"][column(extractor)] = distance.distance
+            found["halves"][column(extractor)] = distance.halves
+    if clip is not None:
+        similarity = clip_similarity(painted, real, clip, size=size, progress=False)
+        found["figures"]["CLIP-I"] = similarity.to_set.mean
+        found["halves"]["CLIP-I"] = similarity.real.mean
+        if similarity.in_pairs is not None:
+            found["figures"]["CLIP-I, in pairs"] = similarity.in_pairs.mean
+    sizes = [sizes_of(painted.paths), sizes_of(real.paths)]
+    return {**found, "sizes": sizes, "warnings": [str(each.message) for each in told]}
+
+
+def column(extractor: FeatureExtractor) -> str:
+    """What a distance on an extractor's features is called in a table."""
+    return extractor.name if extractor.name == "FID" else f"Fréchet, {extractor.name}"
+
+
+def of_its_masks(painted: ImageSet, real: ImageSet) -> ImageSet:
+    """Those real images whose masks were painted from, each once, so that there are as many of both.
+
+    Raises:
+        InputError: if a mask is not among the real ones.
+    """
+    rows = rows_of_origins(painted.origins, real.masks)
+    if rows is None:
+        raise InputError("some images were painted from masks that the real list has not; name another --out")
+    return real.at(sorted(set(rows)))
 
 
 def run_row(
-    name: str, seed: int, model: Path, real: ImageSet, extractors: Mapping[str, FeatureExtractor], settings: Any
+    name: str,
+    seed: int,
+    model: Path,
+    real: ImageSet,
+    extractors: tuple[Sequence[FeatureExtractor], ClipFeatures | None],
+    settings: argparse.Namespace,
 ) -> dict[str, Any]:
     """Paint and measure, or take what was measured before of the same model, images and weights."""
     folder = paint(f"{settings.split}_{name}_{seed}", model, None, settings.split, settings, seed)
     record = Path(settings.out) / f"quality_{settings.split}_{name}_{seed}.json"
-    of = {"model": model_digest(model), "data": settings.data, "extractors": _digest(settings, extractors)}
+    of = {"model": model_digest(model, settings.base), "data": settings.data, "how": _digest(settings)}
     if record.is_file() and (known := json.loads(record.read_text()))["of"] == of:
-        return known["figures"]
+        return known["found"]
     painted = read_set(folder)
-    count = min(len(painted), len(real))
-    figures = {"images": count, **measure(painted.drawn(count), real.drawn(count), extractors)}
-    write_json(record, {"of": of, "figures": figures})
-    return figures
+    found = measure(painted, of_its_masks(painted, real), *extractors, settings.size)
+    found["seen"] = seen_before(model, read_datalist(settings.dataset_dir, settings.protocol, settings.split))
+    write_json(record, {"of": of, "found": found})
+    return found
 
 
-def _digest(settings: argparse.Namespace, extractors: Mapping[str, FeatureExtractor]) -> str:
-    # Of what the figures depend on besides the images: which networks, by their files.
-    told = [sorted(extractors), settings.sampling_steps, settings.guidance, settings.control_scale]
-    for path in (settings.inception, settings.clip):
-        files = sorted(Path(path).rglob("*")) if path and Path(path).is_dir() else [Path(path)] if path else []
-        told.append([(each.name, each.stat().st_size) for each in files if each.is_file()])
+def _digest(settings: argparse.Namespace) -> str:
+    # Of what the figures depend on besides model and images.
+    told: list[Any] = [settings.sampling_steps, settings.guidance, settings.control_scale, settings.size]
+    inception = Path(settings.inception or kept_inception_weights())
+    for path in (_order_weights(), inception if inception.is_file() else None, settings.clip):
+        told.append(path and weights_digest(path))
     return hashlib.sha256(json.dumps(told, default=str).encode()).hexdigest()
 
 
-def show(figures: Mapping[str, list[Mapping[str, Any]]], settings: argparse.Namespace) -> str:
+def show(found: Mapping[str, list[Mapping[str, Any]]], settings: argparse.Namespace) -> str:
     """The table, with its budget below it, also as files."""
-    printed = PAPER.get((settings.table, settings.painter), {})
+    own_sets = settings.sources == PAPER_SOURCES.get(settings.painter)
+    printed = PAPER.get((settings.table, settings.painter), {}) if own_sets else {}
+    every = [each for own in found.values() for each in own]
+    columns = list(dict.fromkeys(name for each in every for name in each["figures"]))
+    if "FID" not in columns:
+        columns.insert(0, "FID")
     rows = []
-    for name, own in figures.items():
+    for name, own in found.items():
         label = COMPONENTS[name][0] if settings.table == 6 and name in COMPONENTS else NAMES.get(name, name)
-        cells = [spread([each.get(column) for each in own], 1, 3 if "CLIP" in column else 2) for column in COLUMNS]
+        cells = [spread([each["figures"].get(each_of) for each in own], 1, _digits(each_of)) for each_of in columns]
         rows.append((label, *cells, *printed.get(name, ("–", "–"))))
-    counts = sorted({each["images"] for own in figures.values() for each in own})
-    scale = scale_of(model for seeds in settings.models.values() for model in seeds.values())
-    notes = (
+    floor = [spread([every[0]["halves"].get(name)], 1, _digits(name)) for name in columns]
+    rows.append(("two halves of the real images", *floor, "–", "–"))
+    header = ("model", *columns, "paper: FID", "paper: CLIP-I")
+    return reporting.publish(settings.out, f"table_{settings.table}", header, rows, _notes(every, settings))
+
+
+def _digits(name: str) -> int:
+    return 3 if "CLIP" in name else 2
+
+
+def _notes(every: Sequence[Mapping[str, Any]], settings: argparse.Namespace) -> str:
+    models = [model for seeds in settings.models.values() for model in seeds.values()]
+    seeds = sorted({seed for own in settings.models.values() for seed in own})
+    counts = sorted({count for each in every for count in each["images"]})
+    sizes = " and ".join(every[0]["sizes"]) if settings.size is None else f"both at {settings.size}²"
+    lines = [
         f"table {settings.table}, {settings.painter}, protocol {settings.protocol or 'by default'}: painted from the "
-        f"masks of {settings.split}, against its {' or '.join(map(str, counts))} real images, as many of each; "
-        f"{settings.sampling_steps} steps of DDIM, scale {scale}\nmean ± standard deviation over the models' seeds"
-    )
-    header = ("model", *COLUMNS, "paper: FID", "paper: CLIP-I")
-    return reporting.publish(settings.out, f"table_{settings.table}", header, rows, notes)
+        f"masks of {settings.split}, one image each, against the real images of these masks, "
+        f"{' or '.join(map(str, counts))} of each, {sizes}; {settings.sampling_steps} steps of DDIM, guidance "
+        f"{settings.guidance or 'the bundle’s own'}, control scale {settings.control_scale or 'the model’s own'}, "
+        f"scale {scale_of(models)}; seeds of the models {', '.join(map(str, seeds))}",
+        "mean ± standard deviation over these seeds; two halves: what images of one kind come to, half as many of each",
+    ]
+    lines += dict.fromkeys(f"warning: {told}" for each in every for told in each["warnings"])
+    seen = max((each["seen"].get("training", 0) for each in every), default=0)
+    if settings.split != "training" and seen:
+        lines.append(f"warning: up to {seen} of these {settings.split} images were trained on by who paints")
+    return "\n".join(lines)
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -209,6 +286,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add_painting_options(options)
     options.add_argument("--inception", help="pytorch-fid's weights; where torch keeps them if not given")
     options.add_argument("--clip", help="the folder of a CLIP")
+    options.add_argument("--size", type=int, help="squash both sets to so many pixels first; as they are if not given")
     options.add_argument("--device", default="cpu", help="cpu, or cuda")
     return options.parse_args(arguments)
 
@@ -218,15 +296,15 @@ def main(arguments: list[str] | None = None) -> None:
     """The command."""
     settings = checked(parse(arguments))
     head = reporting.heading("benchmarks.law_quality", settings)
-    extractors, missing = _extractors(settings)
+    *extractors, missing = _extractors(settings)
     print("".join(f"{line}\n" for line in missing), end="")
     real = read_set(settings.dataset_dir, settings.protocol, settings.split)
-    figures: dict[str, list[Mapping[str, Any]]] = {}
+    found: dict[str, list[Mapping[str, Any]]] = {}
     for name, seeds in settings.models.items():
-        figures[name] = [run_row(name, seed, model, real, extractors, settings) for seed, model in seeds.items()]
-        content = json.loads(json.dumps({**head, "results": figures}, default=str))
+        found[name] = [run_row(name, seed, model, real, tuple(extractors), settings) for seed, model in seeds.items()]
+        content = json.loads(json.dumps({**head, "results": found}, default=str))
         write_json(f"{settings.out}/table_{settings.table}.json", content)
-    print(f"\n{show(figures, settings)}")
+    print(f"\n{show(found, settings)}")
 
 
 if __name__ == "__main__":

@@ -125,6 +125,7 @@ def check(settings: argparse.Namespace) -> None:
 def heading(module: str, settings: argparse.Namespace) -> dict[str, Any]:
     """Print the command with every setting, and the machine; return both for the report."""
     parameters = {name: value for name, value in vars(settings).items() if name != "out"}
+    parameters = {name: sorted(value) if isinstance(value, set) else value for name, value in parameters.items()}
     shown = " ".join(
         f"{name}={value}" for name, value in parameters.items() if value is not None and not isinstance(value, dict)
     )

@@ -24,13 +24,18 @@ SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 SIDE = 299
 
 
+def kept_inception_weights() -> Path:
+    """Where torch keeps what pytorch-fid's own command has fetched."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS
+
+
 def find_inception_weights(path: str | Path | None) -> Path:
-    """The file of Inception's weights: `path`, or where torch keeps what pytorch-fid's own command has fetched.
+    """The file of Inception's weights: `path`, or `kept_inception_weights`.
 
     Raises:
         InputError: if it is not there; the line names the file, its SHA-256 and where to put it.
     """
-    kept = Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS
+    kept = kept_inception_weights()
     found = Path(path) if path is not None else kept
     if found.is_file():
         return found

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from benchmarks import law_quality
+from common.files import write_json
 from common.law import TABLE_6
 from common.law.loading import build_tiny, save_denoiser
 from common.metrics.inception import SHA256
-from tests.bundles.drawn import draw_prepared
+from tests.bundles.drawn import TRAINING, draw_prepared
 from tests.law.small import PROMPT
 from tests.metrics.weights import save_clip
 
@@ -25,12 +26,63 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         model = build_tiny(seed=number, image_size=32, control=True)
         model.prompt = PROMPT
         save_denoiser(folder / name / "run" / "model", model)
+        write_json(folder / name / "outcome.json", {"outcome": {"diverged": False}})
     return folder
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return draw_prepared(tmp_path_factory.mktemp("data") / "set")
+
+
+def leave(folder: Path, name: str, content: dict | None) -> None:
+    (folder / name / "run" / "model").mkdir(parents=True)
+    if content is not None:
+        write_json(folder / name / "outcome.json", content)
+
+
+def test_rows_that_are_not_done_paint_nothing(tmp_path: Path) -> None:
+    leave(tmp_path, "law_0", {"outcome": {"diverged": False}})
+    leave(tmp_path, "law_1", {"outcome": {"diverged": True}})
+    leave(tmp_path, "law_2", {"commands": []})  # stopped
+    leave(tmp_path, "uniform_0", None)
+    assert law_quality.trained_models(tmp_path) == {"law": {0: tmp_path / "law_0" / "run" / "model"}}
+
+
+@pytest.mark.parametrize(
+    ("table", "sources", "printed"),
+    [
+        (2, {"kvasir_seg", "cvc_clinicdb"}, "108.43 ± 0.71"),
+        (1, {"kvasir_seg", "cvc_clinicdb"}, "52.32 ± 0.70"),
+        (2, {"drawn"}, None),
+        (2, {"kvasir_seg"}, None),
+    ],
+)
+def test_a_figure_of_the_papers_stands_beside_its_own_images_alone(
+    runs: Path, data: Path, tmp_path: Path, table: int, sources: set[str], printed: str | None
+) -> None:
+    given = ["--table", str(table), "--dataset_dir", str(data), "--out", str(tmp_path), "--runs", str(runs)]
+    settings = law_quality.checked(law_quality.parse(given))
+    settings.sources = sources
+    figures = {"Fréchet, ORDER's features": 1.5}
+    found = {"figures": figures, "halves": figures, "images": [4, 4], "sizes": ["32 × 32"] * 2, "warnings": ["few"]}
+    shown = law_quality.show({"law": [{**found, "seen": {}}], "own": [{**found, "seen": {"training": 3}}]}, settings)
+    assert (printed in shown) if printed else ("±" not in shown.split("mean ± standard")[0])
+    assert "warning: few" in shown and ("3 of these test images" in shown) == (table == 2)
+    assert "two halves of the real images" in shown
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("table", [1, 6])
+def test_tables_of_the_training_masks(runs: Path, data: Path, tmp_path: Path, capsys, monkeypatch, table: int) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    command = ["--table", str(table), "--dataset_dir", str(data), "--out", str(tmp_path), "--sampling_steps", "2"]
+    model = runs / "law_0" / "run" / "model"
+    law_quality.main([*command, "--models", f"law={model}", "--size", "32"])
+    said = capsys.readouterr().out
+    assert ("+ Dice regulariser (LAW)" if table == 6 else "LAW") in said and "both at 32²" in said
+    (found,) = json.loads((tmp_path / f"table_{table}.json").read_text())["results"]["law"]
+    assert found["images"] == [TRAINING, TRAINING]
 
 
 @pytest.mark.slow
@@ -44,18 +96,19 @@ def test_models_paint_once_and_are_measured_without_what_is_missing(runs, data, 
     assert len(missing) == 2 and SHA256 in missing[0]
     results = json.loads((out / "table_2.json").read_text())["results"]
     assert {name: len(own) for name, own in results.items()} == {"law": 2, "uniform": 1}
-    assert results["law"][0]["images"] == 2 and results["law"][0] != results["law"][1]
+    assert results["law"][0]["images"] == [2, 2] and results["law"][0]["figures"] != results["law"][1]["figures"]
     with (out / "table_2.csv").open() as stream:
         rows = {row["model"]: row for row in csv.DictReader(stream)}
     assert rows["LAW"]["FID"] == "–" and "±" in rows["LAW"]["Fréchet, ORDER's features"]
-    assert rows["LAW"]["paper: FID"] == "108.43 ± 0.71"  # of the paper's column, and of no other
+    assert rows["LAW"]["paper: FID"] == "–"  # drawn images are not the paper's
     assert (out / "table_2.md").read_text().startswith("| model | FID |")
     painted = {path: path.stat().st_mtime_ns for path in out.rglob("*.png")}
     law_quality.main([*command, "--runs", str(runs), "--clip", str(save_clip(tmp_path / "clip"))])
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.png")} == painted
     with_clip = json.loads((out / "table_2.json").read_text())["results"]["law"][0]
-    assert with_clip[law_quality.COLUMNS[3]] == results["law"][0][law_quality.COLUMNS[3]]
-    assert -1 <= with_clip["CLIP-I"] <= 1 and -1 <= with_clip["CLIP-I, in pairs"] <= 1
+    before, now = results["law"][0]["figures"], with_clip["figures"]
+    assert now["Fréchet, ORDER's features"] == before["Fréchet, ORDER's features"]
+    assert -1 <= now["CLIP-I"] <= 1 and -1 <= now["CLIP-I, in pairs"] <= 1
 
 
 def test_every_row_of_the_paper_is_one_that_can_be_trained() -> None:
@@ -66,7 +119,9 @@ def test_every_row_of_the_paper_is_one_that_can_be_trained() -> None:
 @pytest.mark.parametrize(
     ("more", "told"),
     [
-        (["--runs", "{tmp}"], "holds no trained model"),
+        (["--runs", "{tmp}"], "holds no row that is done"),
+        (["--models", "law={model}", "--device", "abacus"], "--device abacus cannot be used here"),
+        (["--models", "law={model}", "--size", "0"], "--size has to be 1 or more"),
         (["--models", "law={tmp}", "--runs", "{tmp}"], "both name who paints"),
         (["--models", "law={model}", "--inception", "{tmp}/no.pth"], SHA256),
         (["--models", "law={model}", "--clip", "{tmp}"], "there is no"),
