@@ -16,14 +16,16 @@ from typing import Any
 
 import numpy as np
 
-from common.data import synthetic_digest, with_synthetic
+from common.data import read_datalist, synthetic_digest, with_synthetic
 from common.data.folder import KEYS
+from common.data.synthetic import HELD_OUT
 from common.errors import InputError, reports_input_errors
 from common.files import write_json
+from common.provenance import seen_before
 
 from . import reporting
 from .painting import add_painting_options, check_painting_options, named_models, paint, scale_of
-from .runs import spread
+from .runs import device, spread
 from .segmenter_rows import ROWS
 from .segmenter_runs import Outcome, add_options, check_options, run_row
 
@@ -46,6 +48,8 @@ TABLE_4 = {
         "law": "89.6 ± 0.4",
     },
 }
+PAINTERS = {"order_polyps": "law_polyps", "order_brisc": "law_brisc"}
+SETS = {"order_polyps": {"kvasir_seg", "cvc_clinicdb"}, "order_brisc": {"brisc2025"}}  # of the paper's test lists
 TABLE_5 = {250: "72.3 ± 0.6", 500: "72.5 ± 0.6", 1000: "73.8 ± 0.7", 1450: "74.1 ± 0.8"}
 
 
@@ -69,12 +73,18 @@ class Variant:
 
 
 def variants(settings: argparse.Namespace) -> list[Variant]:
-    """The rows of a table."""
-    printed = TABLE_4.get(settings.bundle, {})
+    """The rows of a table; with the paper's figures where images, painter, list and dose are its own."""
+    own = (
+        settings.protocol in (None, "law")
+        and settings.split == "test"
+        and settings.sources == SETS.get(settings.bundle)
+    )
+    own &= settings.painter == PAINTERS.get(settings.bundle)
+    printed = TABLE_4.get(settings.bundle, {}) if own and (settings.table == 5 or settings.images == DOSES[-1]) else {}
     rows = [Variant("real", "real only", None, 0, printed.get("real", "–"))]
     if settings.table == 5:
         (model,) = settings.models
-        doses = TABLE_5 if settings.bundle == "order_polyps" else {}
+        doses = TABLE_5 if own and settings.bundle == "order_polyps" and model == "law" else {}
         rows += [Variant(f"{model}_{n}", f"real + {n}", model, n, doses.get(n, "–")) for n in settings.doses]
         return rows
     for model in settings.models:
@@ -110,7 +120,12 @@ def checked(settings: argparse.Namespace) -> argparse.Namespace:
             f"--doses {settings.doses[-1]}: more than the {settings.images} that are painted; see --images"
         )
     check_painting_options(settings)
-    return check_options(settings)
+    settings = check_options(settings)
+    items = read_datalist(settings.dataset_dir, settings.protocol, settings.split)
+    settings.sources = {item.get("source") for item in items}
+    held_out = [item for key in HELD_OUT for item in read_datalist(settings.dataset_dir, settings.protocol, key)]
+    settings.seen = {name: seen_before(model, held_out).get("training", 0) for name, model in settings.models.items()}
+    return settings
 
 
 def show(outcomes: Mapping[str, Sequence[Outcome]], rows: Sequence[Variant], settings: argparse.Namespace) -> str:
@@ -135,9 +150,14 @@ def show(outcomes: Mapping[str, Sequence[Outcome]], rows: Sequence[Variant], set
         f"{' + '.join(['train', *settings.recipe])}, {settings.epochs} epochs of the real images' steps, "
         f"{settings.image_size}², batches of {settings.batch_size}{shared}, "
         f"seeds {', '.join(map(str, settings.seeds))}; measured on {settings.split}; "
-        f"painted in {settings.sampling_steps} steps, scale {scale_of(settings.models.values())}"
+        f"{settings.images} pairs painted in {settings.sampling_steps} steps of DDIM, guidance "
+        f"{settings.guidance or 'the bundle’s own'}, control scale {settings.control_scale or 'the model’s own'}, "
+        f"scale {scale_of(settings.models.values())}; computed on {device()}"
     )
     key = "Dice and IoU in percent, mean ± standard deviation over seeds; the gain is that of equal seeds"
+    for name, count in settings.seen.items():
+        if count:
+            key += f"\nwarning: {name} was trained on {count} of the validation and test images that this table is of"
     return reporting.publish(settings.out, f"table_{settings.table}", header, lines, f"{budget}\n{key}")
 
 
