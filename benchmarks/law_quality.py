@@ -34,18 +34,13 @@ from common.weights import weights_digest
 
 from . import reporting
 from .law_ablation import PAPER as COMPONENTS
-from .painting import add_painting_options, check_painting_options, named_models, paint, scale_of
+from .law_runs import PAPER_SOURCES
+from .painting import add_painting_options, check_painting_options, named_models, paint, scale_of, train_painters
 from .runs import spread
 
 SPLITS = {1: "training", 2: "test", 6: "training"}
 NAMES = {"uniform": "ControlNet (uniform)", "ratio": "ArSDM (ratio)", "distillation": "Adaptive distillation"}
 NAMES |= {"law": "LAW"}
-# The sets that the paper paints from; its figures stand beside those of no others.
-PAPER_SOURCES = {
-    "law_polyps": {"kvasir_seg", "cvc_clinicdb"},
-    "law_kits19": {"kits19"},
-    "law_brisc": {"brisc2025"},
-}
 # What the paper prints: FID and CLIP-I, by table and painter.
 PAPER: dict[tuple[int, str], dict[str, tuple[str, str]]] = {
     (1, "law_polyps"): {
@@ -113,25 +108,34 @@ def checked(settings: argparse.Namespace) -> argparse.Namespace:
     Raises:
         InputError: if a model, a list or weights that were named are not there.
     """
-    check_painting_options(settings)
+    check_own_options(settings)
     if settings.runs and settings.models:
         raise InputError("--runs and --models both name who paints; give one of them")
     if settings.runs:
         settings.models = trained_models(Path(settings.runs))
     else:
         settings.models = {name: {0: path} for name, path in named_models(settings).items()}
-    usable_device(settings.device)
-    if settings.size is not None and settings.size < 1:
-        raise InputError(f"--size has to be 1 or more; it is {settings.size}")
     settings.split = SPLITS[settings.table]
     settings.data = fingerprint(settings.dataset_dir, settings.protocol, (settings.split,))
     items = read_datalist(settings.dataset_dir, settings.protocol, settings.split)
     settings.sources = {item.get("source") for item in items}
+    return settings
+
+
+def check_own_options(settings: argparse.Namespace) -> None:
+    """Those that do not depend on who paints; before any training of theirs.
+
+    Raises:
+        InputError: if one is out of range, or names what is not there.
+    """
+    check_painting_options(settings)
+    usable_device(settings.device)
+    if settings.size is not None and settings.size < 1:
+        raise InputError(f"--size has to be 1 or more; it is {settings.size}")
     if settings.inception is not None:
         find_inception_weights(settings.inception)
     if settings.clip is not None:
         check_clip_folder(settings.clip)
-    return settings
 
 
 def _extractors(settings: argparse.Namespace) -> tuple[list[FeatureExtractor], ClipFeatures | None, list[str]]:
@@ -294,7 +298,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 @reports_input_errors
 def main(arguments: list[str] | None = None) -> None:
     """The command."""
-    settings = checked(parse(arguments))
+    settings = parse(arguments)
+    check_own_options(settings)
+    settings.runs = train_painters(settings, components=settings.table == 6) or settings.runs
+    settings = checked(settings)
     head = reporting.heading("benchmarks.law_quality", settings)
     *extractors, missing = _extractors(settings)
     print("".join(f"{line}\n" for line in missing), end="")

@@ -21,6 +21,13 @@ def add_painting_options(options: argparse.ArgumentParser) -> None:
     options.add_argument(
         "--models", nargs="+", metavar="NAME=FOLDER", help="who paints; the bundle's own law if not given"
     )
+    options.add_argument(
+        "--train",
+        nargs=argparse.REMAINDER,
+        metavar="OPTIONS",
+        help="train who paints first, or go on with it: a row each of law_objectives (table 6: law_ablation), whose "
+        "options follow, such as --train --steps 500 --seeds 0 1; last on the line",
+    )
     options.add_argument("--painter", default="law_polyps", help="the bundle whose inference.yaml paints")
     options.add_argument("--sampling_steps", type=int, default=50, help="of DDIM (50)")
     options.add_argument("--guidance", type=float, help="of sampling; the bundle's own if not given")
@@ -59,6 +66,30 @@ def named_models(settings: argparse.Namespace) -> dict[str, Path]:
             raise InputError(f"--models {name}: {path} is no model that a training saved (…/run/model)")
         models[name] = Path(path)
     return models
+
+
+def train_painters(settings: argparse.Namespace, components: bool = False) -> Path | None:
+    """Train the models of table 3, or with `components` those of table 6, into ``settings.out``; what is done is kept.
+
+    None where ``--train`` was not given.
+
+    Raises:
+        InputError: if models were named besides.
+        SystemExit: as those commands end, with a line of what is wrong.
+    """
+    if settings.train is None:
+        return None
+    if settings.models or getattr(settings, "runs", None):
+        raise InputError("--train trains who paints, and --models or --runs names them; give one of these")
+    from . import law_ablation, law_objectives  # here: they have matplotlib and diffusers to load
+
+    folder = Path(settings.out) / "trained"
+    command = ["--dataset_dir", str(settings.dataset_dir), "--out", str(folder), "--bundle", settings.painter]
+    for name in ("protocol", "guidance", "control_scale"):
+        command += [] if getattr(settings, name) is None else [f"--{name}", str(getattr(settings, name))]
+    command += ["--sampling_steps", str(settings.sampling_steps), *settings.train]
+    (law_ablation if components else law_objectives).main(command)
+    return folder
 
 
 def scale_of(models: Iterable[Path]) -> str:

@@ -14,6 +14,7 @@ from common.data import read_datalist
 from common.files import write_json
 from common.law.loading import build_tiny, save_denoiser
 from common.law.pictures import draw_strip
+from common.metrics.recovery import items_of
 from tests.bundles.drawn import TEST, draw_prepared
 from tests.law.small import PROMPT
 
@@ -30,6 +31,13 @@ def cells(path: Path) -> list[list[np.ndarray]]:
     assert drawn.shape[0] % step == 0 and (drawn.shape[1] - LABEL) % step == 0
     columns = range(LABEL, drawn.shape[1], step)
     return [[drawn[top : top + SIDE, left : left + SIDE] for left in columns] for top in range(0, drawn.shape[0], step)]
+
+
+def save_model(folder: Path, seed: int = 0) -> None:
+    """A model that has learned nothing."""
+    model = build_tiny(seed=seed, image_size=32, control=True)
+    model.prompt = PROMPT
+    save_denoiser(folder, model)
 
 
 def test_places_are_spread_from_the_first_to_the_last() -> None:
@@ -79,10 +87,25 @@ def test_strips_without_a_map_are_told(tmp_path, capsys) -> None:
 
 
 @pytest.mark.slow
+def test_two_painters_stand_below_the_masks_that_they_painted_from(data, tmp_path) -> None:
+    for number, name in enumerate(("uniform", "law")):
+        save_model(tmp_path / name, seed=number)
+    models = [f"{name}={tmp_path / name}" for name in ("uniform", "law")]
+    command = ["--figure", "6", "--dataset_dir", str(data), "--models", *models, "--sampling_steps", "2"]
+    figures.main([*command, "--out", str(tmp_path / "out")])
+    mask, *painted = cells(tmp_path / "out" / "figure_6.png")
+    assert len(mask) == TEST and len(painted) == 2
+    folder = tmp_path / "out" / "painted_test_law"
+    own = {item["source_mask"]: item for item in items_of(folder)}
+    for column, name in enumerate(sorted(own)):
+        whole = Image.open(own[name]["image"]).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+        np.testing.assert_array_equal(painted[1][column], np.asarray(whole))
+        assert (painted[0][column] != painted[1][column]).any()
+
+
+@pytest.mark.slow
 def test_painters_stand_below_the_masks_that_they_painted_from(data, tmp_path) -> None:
-    model = build_tiny(image_size=32, control=True)
-    model.prompt = PROMPT
-    save_denoiser(tmp_path / "model", model)
+    save_model(tmp_path / "model")
     command = ["--figure", "7", "--dataset_dir", str(data), "--models", f"law={tmp_path / 'model'}"]
     figures.main([*command, "--sampling_steps", "2", "--out", str(tmp_path / "out")])
     mask, painted, overlay = cells(tmp_path / "out" / "figure_7.png")

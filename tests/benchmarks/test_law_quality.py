@@ -111,6 +111,22 @@ def test_models_paint_once_and_are_measured_without_what_is_missing(runs, data, 
     assert -1 <= now["CLIP-I"] <= 1 and -1 <= now["CLIP-I, in pairs"] <= 1
 
 
+@pytest.mark.slow
+def test_who_paints_is_trained_first_where_that_is_asked_for(data, tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    save_denoiser(tmp_path / "prior", build_tiny(image_size=32))
+    command = ["--table", "1", "--dataset_dir", str(data), "--out", str(tmp_path / "out"), "--sampling_steps", "2"]
+    short = ["--weights", str(tmp_path / "prior"), "--steps", "1", "--steps_per_epoch", "1", "--batch_size", "2"]
+    law_quality.main([*command, "--train", *short, "--seeds", "0", "--objectives", "uniform", "law"])
+    said = capsys.readouterr().out
+    assert "mask Dice" in said and "ControlNet (uniform)" in said  # table 3 comes with it
+    results = json.loads((tmp_path / "out" / "table_1.json").read_text())["results"]
+    assert results.keys() == {"uniform", "law"}
+    before = (tmp_path / "out" / "trained" / "law_0" / "outcome.json").stat().st_mtime_ns
+    law_quality.main([*command, "--train", *short, "--seeds", "0", "--objectives", "uniform", "law"])
+    assert (tmp_path / "out" / "trained" / "law_0" / "outcome.json").stat().st_mtime_ns == before
+
+
 def test_every_row_of_the_paper_is_one_that_can_be_trained() -> None:
     assert law_quality.PAPER[6, "law_polyps"].keys() == TABLE_6.keys() == law_quality.COMPONENTS.keys()
     assert all(own.keys() == law_quality.NAMES.keys() for (table, _), own in law_quality.PAPER.items() if table != 6)
@@ -123,6 +139,11 @@ def test_every_row_of_the_paper_is_one_that_can_be_trained() -> None:
         (["--models", "law={model}", "--device", "abacus"], "--device abacus cannot be used here"),
         (["--models", "law={model}", "--size", "0"], "--size has to be 1 or more"),
         (["--models", "law={tmp}", "--runs", "{tmp}"], "both name who paints"),
+        (
+            ["--runs", "{tmp}", "--train", "--steps", "1"],
+            "--train trains who paints, and --models or --runs names them",
+        ),
+        (["--clip", "{tmp}", "--train", "--steps", "1"], "there is no"),
         (["--models", "law={model}", "--inception", "{tmp}/no.pth"], SHA256),
         (["--models", "law={model}", "--clip", "{tmp}"], "there is no"),
         (["--models", "law={tmp}"], "is no model that a training saved"),
