@@ -33,6 +33,7 @@ from .segmenter_runs import Outcome, add_options, check_options, run_row
 
 DOSES = (250, 500, 1000, 1450)
 OBJECTIVES = {"uniform": "ControlNet", "ratio": "ArSDM", "distillation": "Adaptive Distillation", "law": "LAW"}
+OBJECTIVES |= {"law_v1": "LAW, version 1"}
 # What the paper prints, percent, of the U-Net that it calls nnUNet.
 TABLE_4 = {
     "law_polyps": {
@@ -56,6 +57,11 @@ TABLE_4 = {
         "distillation": "89.0 ± 0.4",
         "law": "89.6 ± 0.4",
     },
+}
+# Version 1's table 2; its LAW has a teacher.
+VERSION_1 = {
+    "law_polyps": {"real": "78.3", "uniform": "75.9", "distillation": "79.5", "law_v1": "83.2"},
+    "law_kits19": {"real": "96.5", "uniform": "96.1", "distillation": "97.9", "law_v1": "98.0"},
 }
 POOLS = {"law_polyps": 1450, "law_kits19": 5003, "law_brisc": 3933}  # pairs that table 4 paints
 TABLE_5 = {250: "72.3 ± 0.6", 500: "72.5 ± 0.6", 1000: "73.8 ± 0.7", 1450: "74.1 ± 0.8"}
@@ -85,10 +91,12 @@ def variants(settings: argparse.Namespace) -> list[Variant]:
     own = settings.sources == PAPER_SOURCES.get(settings.painter)
     own = own and settings.protocol in (None, "law") and settings.split == "test"
     whole = settings.table == 5 or settings.images == POOLS.get(settings.painter)
-    printed = TABLE_4.get(settings.painter, {}) if own and whole else {}
+    figures = VERSION_1 if settings.version == 1 else TABLE_4
+    printed = figures.get(settings.painter, {}) if own and whole else {}
     rows = [Variant("real", "real only", None, 0, printed.get("real", "–"))]
     if settings.table == 5:
         (model,) = settings.models
+        own = own and settings.version == 2  # the first has no table of doses
         doses = TABLE_5 if own and settings.painter == "law_polyps" and model == "law" else {}
         rows += [Variant(f"{model}_{n}", f"real + {n}", model, n, doses.get(n, "–")) for n in settings.doses]
         return rows
@@ -114,6 +122,7 @@ def checked(settings: argparse.Namespace) -> argparse.Namespace:
     """
     settings.rows, settings.doses = [settings.network], sorted(set(settings.doses))
     settings.models = named_models(settings)
+    settings.recipe = ["recipe_best"] if settings.recipe is None else settings.recipe
     if settings.table == 5 and len(settings.models) != 1:
         raise InputError(f"table 5 is of one model's pairs; --models names {len(settings.models)}")
     if min(*settings.doses, settings.images) < 1:
@@ -196,6 +205,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add_options(options)
     options.add_argument("--network", choices=list(ROWS), default="order", help="unet is the paper's")
     add_painting_options(options)
+    options.add_argument("--version", type=int, choices=(1, 2), default=2, help="of the paper, whose figures are shown")
     options.add_argument("--doses", type=int, nargs="+", default=list(DOSES), help="of table 5")
     options.add_argument("--images", type=int, default=DOSES[-1], help="that are painted, and doses drawn from (1450)")
     options.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])

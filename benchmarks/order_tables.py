@@ -36,6 +36,8 @@ def checked(settings: argparse.Namespace) -> argparse.Namespace:
     """The options, once nothing in them is wrong that can be known before a training; see `check_options`."""
     settings.rows = list(dict.fromkeys(settings.rows or TABLES[settings.table]))
     settings.split = settings.split or ("validation" if settings.table == 10 else "test")
+    if settings.recipe is None:
+        settings.recipe = ["recipe_v1"] if settings.version == 1 else ["recipe_best"]
     return check_options(settings)
 
 
@@ -49,6 +51,9 @@ def _cells(
     )
     as_printed = settings.split == split and settings.protocol in PAPER_LISTS.get(settings.bundle, ())
     as_printed &= set(sources) == PAPER_SOURCES.get((settings.bundle, split))
+    if settings.version == 1:  # its table 3 alone; it has no development split, and no SE or CBAM
+        table = f"{settings.bundle}, version 1"
+        as_printed &= settings.table == 7
     printed = row.dice.get(table, "–") if as_printed else "–"
     return (
         row.name,
@@ -83,7 +88,8 @@ def show(
     if shared and not torch.cuda.is_available():  # where they are synchronised
         shared += " with batch statistics of their own"
     budget = (
-        f"{settings.bundle}, protocol {settings.protocol or 'by default'}, "
+        f"{'version 1, ' if settings.version == 1 else ''}{settings.bundle}, "
+        f"protocol {settings.protocol or 'by default'}, "
         f"{' + '.join(['train', *settings.recipe])}, {settings.epochs} epochs, "
         f"{settings.image_size}², batches of {settings.batch_size}{shared}, learning rate {settings.learning_rate:g}, "
         f"validated every {settings.val_interval}, seeds {', '.join(map(str, settings.seeds))}; "
@@ -113,6 +119,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     options.add_argument("--table", type=int, choices=sorted(TABLES), required=True)
     add_options(options)
+    options.add_argument("--version", type=int, choices=(1, 2), default=2, help="of the paper, whose figures are shown")
     options.add_argument("--rows", nargs="+", choices=list(ROWS), help=f"all of the table; light are {' '.join(LIGHT)}")
     options.add_argument("--seeds", type=int, nargs="+", default=[0])
     options.add_argument("--split", choices=KEYS, help="test, or for table 10 validation")

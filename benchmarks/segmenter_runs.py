@@ -117,7 +117,7 @@ def add_options(options: argparse.ArgumentParser) -> None:
     options.add_argument("--dataset_dir", required=True, help="a prepared folder")
     options.add_argument("--out", required=True, metavar="FOLDER", help="a folder a run; given again, it goes on there")
     options.add_argument("--bundle", default="order_polyps")
-    options.add_argument("--recipe", nargs="*", default=["recipe_best"], help="the bundle's configs over train.yaml")
+    options.add_argument("--recipe", nargs="*", help="the bundle's configs over train.yaml (recipe_best)")
     options.add_argument("--epochs", type=int, default=20, help="of each training (20)")
     for name, kind in (("batch_size", int), ("image_size", int), ("val_interval", int), ("learning_rate", float)):
         options.add_argument(f"--{name}", type=kind, help="the recipe's own if not given")

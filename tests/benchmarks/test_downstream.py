@@ -105,6 +105,7 @@ def test_table_4_has_a_row_for_each_who_paints(given: list[str], tmp_path: Path)
         ({"protocol": "grouped"}, ["–", "–"]),
         ({"painter": "law_brisc"}, ["–", "–"]),
         ({"models": {"uniform": Path("x")}}, ["71.7 ± 0.4", "–"]),
+        ({"version": 1}, ["78.3", "–"]),
     ],
     ids=str,
 )
