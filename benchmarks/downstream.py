@@ -18,15 +18,15 @@ import numpy as np
 
 from common.data import read_datalist, synthetic_digest, with_synthetic
 from common.data.folder import KEYS
-from common.data.synthetic import HELD_OUT
+from common.data.synthetic import HELD_OUT, painted_pairs
 from common.errors import InputError, reports_input_errors
 from common.files import write_json
 from common.provenance import seen_before
 
 from . import reporting
 from .law_quality import trained_models
-from .law_runs import PAPER_SOURCES
 from .painting import add_painting_options, check_painting_options, named_models, paint, scale_of, train_painters
+from .papers_lists import are_the_papers
 from .runs import device, spread
 from .segmenter_rows import ROWS
 from .segmenter_runs import Outcome, add_options, check_options, run_row
@@ -63,6 +63,7 @@ VERSION_1 = {
     "law_polyps": {"real": "78.3", "uniform": "75.9", "distillation": "79.5", "law_v1": "83.2"},
     "law_kits19": {"real": "96.5", "uniform": "96.1", "distillation": "97.9", "law_v1": "98.0"},
 }
+PAINTERS = {"order_polyps": "law_polyps", "order_brisc": "law_brisc"}  # who paints for a segmenter, if nobody is named
 POOLS = {"law_polyps": 1450, "law_kits19": 5003, "law_brisc": 3933}  # pairs that table 4 paints
 TABLE_5 = {250: "72.3 ± 0.6", 500: "72.5 ± 0.6", 1000: "73.8 ± 0.7", 1450: "74.1 ± 0.8"}
 
@@ -88,8 +89,7 @@ class Variant:
 
 def variants(settings: argparse.Namespace) -> list[Variant]:
     """The rows of a table; with the paper's figures where images, painter, list and dose are its own."""
-    own = settings.sources == PAPER_SOURCES.get(settings.painter)
-    own = own and settings.protocol in (None, "law") and settings.split == "test"
+    own = settings.papers and settings.split == "test"
     whole = settings.table == 5 or settings.images == POOLS.get(settings.painter)
     figures = VERSION_1 if settings.version == 1 else TABLE_4
     printed = figures.get(settings.painter, {}) if own and whole else {}
@@ -120,6 +120,7 @@ def checked(settings: argparse.Namespace) -> argparse.Namespace:
     Raises:
         InputError: see `check_options`; or for a model that is not there, two models for table 5, or a dose below 1.
     """
+    settings.painter = settings.painter or PAINTERS.get(settings.bundle, "law_polyps")
     settings.rows, settings.doses = [settings.network], sorted(set(settings.doses))
     settings.models = named_models(settings)
     settings.recipe = ["recipe_best"] if settings.recipe is None else settings.recipe
@@ -135,11 +136,28 @@ def checked(settings: argparse.Namespace) -> argparse.Namespace:
         )
     check_painting_options(settings)
     settings = check_options(settings)
-    items = read_datalist(settings.dataset_dir, settings.protocol, settings.split)
-    settings.sources = {item.get("source") for item in items}
+    settings.papers = are_the_papers(settings.dataset_dir, settings.protocol, settings.split, settings.painter)
     held_out = [item for key in HELD_OUT for item in read_datalist(settings.dataset_dir, settings.protocol, key)]
     settings.seen = {name: seen_before(model, held_out).get("training", 0) for name, model in settings.models.items()}
     return settings
+
+
+def check_pairs(folders: Mapping[str, Path], rows: Sequence[Variant], settings: argparse.Namespace) -> None:
+    """That each model has painted as many pairs that may be trained on as its rows ask for, before any training.
+
+    Raises:
+        InputError: if not; some are left out where a training mask's lesion is that of a held-out one too.
+    """
+    for name, folder in folders.items():
+        wanted = max(variant.images or 0 for variant in rows if variant.model == name)
+        pairs = painted_pairs(folder, settings.dataset_dir, settings.protocol)
+        if wanted > len(pairs.usable):
+            out = ", ".join(f"{count} {reason}" for reason, count in pairs.left_out.items())
+            raise InputError(
+                f"{folder} holds {len(pairs.usable)} pairs that may be trained on, and {wanted} are asked for ({out}); "
+                f"paint more with --images {settings.images + wanted - len(pairs.usable)} into another --out, or name "
+                f"--doses up to {len(pairs.usable)}"
+            )
 
 
 def show(outcomes: Mapping[str, Sequence[Outcome]], rows: Sequence[Variant], settings: argparse.Namespace) -> str:
@@ -168,7 +186,11 @@ def show(outcomes: Mapping[str, Sequence[Outcome]], rows: Sequence[Variant], set
         f"{settings.guidance or 'the bundle’s own'}, control scale {settings.control_scale or 'the model’s own'}, "
         f"scale {scale_of(settings.models.values())}; computed on {device()}"
     )
-    key = "Dice and IoU in percent, mean ± standard deviation over seeds; the gain is that of equal seeds"
+    key = (
+        "Dice and IoU in percent, of the sources' means, mean ± standard deviation over seeds, which draw the doses "
+        "too; the gain is that of equal seeds\nwhere there are fewer masks than pairs, some are painted from twice; "
+        "the paper paints once from each, and does not name the test images of its table 4"
+    )
     for name, count in settings.seen.items():
         if count:
             key += f"\nwarning: {name} was trained on {count} of the validation and test images that this table is of"
@@ -204,7 +226,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     options.add_argument("--table", type=int, choices=(4, 5), required=True)
     add_options(options)
     options.add_argument("--network", choices=list(ROWS), default="order", help="unet is the paper's")
-    add_painting_options(options)
+    add_painting_options(options, painter=None)
     options.add_argument("--version", type=int, choices=(1, 2), default=2, help="of the paper, whose figures are shown")
     options.add_argument("--doses", type=int, nargs="+", default=list(DOSES), help="of table 5")
     options.add_argument("--images", type=int, default=DOSES[-1], help="that are painted, and doses drawn from (1450)")
@@ -217,19 +239,25 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> None:
     """The command."""
     settings = parse(arguments)
+    settings.painter = settings.painter or PAINTERS.get(settings.bundle, "law_polyps")
     if settings.train is not None:
         checked(argparse.Namespace(**vars(settings)))  # all that is known to be wrong, before hours of training
     trained = train_painters(settings)
     if trained is not None:  # of each objective its first seed
         found = trained_models(trained)
         names = [name for name in found if settings.table == 4 or name == "law"]
+        if not names:
+            raise InputError("--train left no model of the objective law, whose pairs table 5 is of; see its table 3")
         settings.models = [f"{name}={found[name][min(found[name])]}" for name in names]
+        told = ", ".join(f"{name} (seed {min(found[name])})" for name in names)
+        print(f"\npainting by what was trained: {told}", flush=True)
     settings = checked(settings)
     rows = variants(settings)
     head = reporting.heading("benchmarks.downstream", settings)
     folders = {
         name: paint(name, model, settings.images, "training", settings) for name, model in settings.models.items()
     }
+    check_pairs(folders, rows, settings)
     outcomes: dict[str, list[Outcome]] = {variant.label: [] for variant in rows}
     for seed in settings.seeds:  # every row has one seed before any has two
         for variant in rows:

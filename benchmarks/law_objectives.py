@@ -11,7 +11,8 @@ from common.errors import reports_input_errors
 from common.files import write_json
 
 from . import reporting
-from .law_runs import ERRORS, checked, errors_of, painted_with, papers_own, parser, run_ceiling, run_row
+from .law_runs import ERRORS, checked, errors_of, painted_with, parser, run_ceiling, run_row
+from .papers_lists import are_the_papers
 from .runs import spread
 
 
@@ -64,7 +65,8 @@ def main(arguments: list[str] | None = None) -> None:
         name: [run_row(name, {"objective": name}, seed, settings) for seed in settings.seeds]
         for name in settings.objectives
     }
-    printed = PAPER.get(settings.bundle, {}) if papers_own(settings) else {}
+    own = settings.split == "test" and are_the_papers(settings.dataset_dir, settings.protocol, "test", settings.bundle)
+    printed = PAPER.get(settings.bundle, {}) if own else {}
     rows = [
         (
             LABELS[name],

@@ -34,8 +34,8 @@ from common.weights import weights_digest
 
 from . import reporting
 from .law_ablation import PAPER as COMPONENTS
-from .law_runs import PAPER_SOURCES
 from .painting import add_painting_options, check_painting_options, named_models, paint, scale_of, train_painters
+from .papers_lists import are_the_papers
 from .runs import spread
 
 SPLITS = {1: "training", 2: "test", 6: "training"}
@@ -132,8 +132,7 @@ def checked(settings: argparse.Namespace) -> argparse.Namespace:
         settings.models = {name: {0: path} for name, path in named_models(settings).items()}
     settings.split = SPLITS[settings.table]
     settings.data = fingerprint(settings.dataset_dir, settings.protocol, (settings.split,))
-    items = read_datalist(settings.dataset_dir, settings.protocol, settings.split)
-    settings.sources = {item.get("source") for item in items}
+    settings.papers = are_the_papers(settings.dataset_dir, settings.protocol, settings.split, settings.painter)
     return settings
 
 
@@ -249,9 +248,8 @@ def _digest(settings: argparse.Namespace) -> str:
 
 def show(found: Mapping[str, list[Mapping[str, Any]]], settings: argparse.Namespace) -> str:
     """The table, with its budget below it, also as files."""
-    own_sets = settings.sources == PAPER_SOURCES.get(settings.painter)
     figures = VERSION_1 if settings.version == 1 else PAPER
-    printed = figures.get((settings.table, settings.painter), {}) if own_sets else {}
+    printed = figures.get((settings.table, settings.painter), {}) if settings.papers else {}
     every = [each for own in found.values() for each in own]
     columns = list(dict.fromkeys(name for each in every for name in each["figures"]))
     if "FID" not in columns:

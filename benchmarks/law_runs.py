@@ -222,21 +222,6 @@ def painted_with(settings: argparse.Namespace) -> str:
     return f"{painted}; scale {_merged(settings)['preset']}"
 
 
-# The sets that the paper paints from and measures on; its figures stand beside those of no others.
-PAPER_SOURCES = {
-    "law_polyps": {"kvasir_seg", "cvc_clinicdb"},
-    "law_kits19": {"kits19"},
-    "law_brisc": {"brisc2025"},
-}
-
-
-def papers_own(settings: argparse.Namespace) -> bool:
-    """Whether what is measured on is the paper's own test list, by its sets and protocol."""
-    items = read_datalist(settings.dataset_dir, settings.protocol, settings.split)
-    own = {item.get("source") for item in items} == PAPER_SOURCES.get(settings.bundle)
-    return own and settings.split == "test" and settings.protocol in (None, "law")
-
-
 def errors_of(outcomes: Sequence[Outcome]) -> tuple[str, str]:
     """The errors on lesions and elsewhere, in thousandths, for `ERRORS`."""
     lesion, background = (spread([each.error(where) for each in outcomes], 1000) for where in ("lesion", "background"))

@@ -16,8 +16,8 @@ from common.settings import setting_faults
 from .runs import REPOSITORY, bundle_command, given, succeeds
 
 
-def add_painting_options(options: argparse.ArgumentParser) -> None:
-    """The options of `paint`."""
+def add_painting_options(options: argparse.ArgumentParser, painter: str | None = "law_polyps") -> None:
+    """The options of `paint`; `painter` is the bundle that paints if none is given."""
     options.add_argument(
         "--models", nargs="+", metavar="NAME=FOLDER", help="who paints; the bundle's own law if not given"
     )
@@ -28,7 +28,7 @@ def add_painting_options(options: argparse.ArgumentParser) -> None:
         help="train who paints first, or go on with it: a row each of law_objectives (table 6: law_ablation), whose "
         "options follow, such as --train --steps 500 --seeds 0 1; last on the line",
     )
-    options.add_argument("--painter", default="law_polyps", help="the bundle whose inference.yaml paints")
+    options.add_argument("--painter", default=painter, help="the bundle whose inference.yaml paints")
     options.add_argument("--sampling_steps", type=int, default=50, help="of DDIM (50)")
     options.add_argument("--guidance", type=float, help="of sampling; the bundle's own if not given")
     options.add_argument("--control_scale", type=float, help="of sampling; the model's own if not given")

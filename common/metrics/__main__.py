@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from ..devices import usable_device
 from ..errors import InputError
 from ..files import check_writable, write_json
 from ..provenance import seen_before
+from ..settings import setting_faults
 from ..weights import weights_digest
 from . import audit as auditing
 from . import audit_report, quality, recovery, report
@@ -40,7 +42,7 @@ def _segmenter_weights(given: str | None) -> Path:
 
 def _check_numbers(**numbers: int | None) -> None:
     # Those of an option that was given; by the least that each may be.
-    least = {"resamples": 0, "seed": 0, "size": 1, "images": 2, "image_size": 32}
+    least = {"resamples": 0, "seed": 0, "size": 1, "images": 2}
     if wrong := [name for name, value in numbers.items() if value is not None and value < least[name]]:
         raise InputError(f"--{wrong[0]} has to be {least[wrong[0]]} or more; it is {numbers[wrong[0]]}")
 
@@ -171,7 +173,8 @@ def recovery_command(
         device: cpu or cuda.
     """
     usable_device(device)
-    _check_numbers(image_size=image_size)
+    if faults := setting_faults({} if image_size is None else {"image_size": image_size}):
+        raise InputError(faults[0])
     files = [Path(bundle_folder(bundle)) / "configs" / "evaluate.yaml"]
     files += [] if network is None else [NETWORKS / f"{network}.yaml"]
     if network is not None and segmenter is None:
@@ -183,17 +186,15 @@ def recovery_command(
     seen = seen_before(recovery.shipped_checkpoint(files, segmenter), reference)
     more = {} if image_size is None else {"image_size": image_size}
     size = recovery.size_of(own)
-    small = recovery.write_at_size(Path(out) / "real_at_size" / "data", reference, size)
     found: dict[str, Any] = {}
-    for name, items, root in (
-        ("painted", own, painted),
-        ("real_at_size", small, Path(out) / "real_at_size" / "data"),
-        ("real", reference, real),
-    ):
-        print(f"\n{name}")
-        found[name] = recovery.look_for_lesions(
-            files, segmenter, items, Path(out) / name, root=root, device=device, **more
-        )
+    with tempfile.TemporaryDirectory() as temporary:  # patients' images, which nobody asked to have copied
+        data = Path(temporary) / "data"
+        small = recovery.write_at_size(data, reference, size)
+        for name, items, root in (("painted", own, painted), ("real_at_size", small, data), ("real", reference, real)):
+            print(f"\n{name}")
+            found[name] = recovery.look_for_lesions(
+                files, segmenter, items, Path(out) / name, root=root, device=device, **more
+            )
     shown = {"painted": "painted", "real_at_size": f"real, at {size} × {size}", "real": "real, as they are"}
     print()
     rows = recovery.table({shown[name]: each for name, each in found.items()})
@@ -203,6 +204,7 @@ def recovery_command(
             f"warning: the segmenter {' and '.join(told)} of these {len(reference)} real images, which flatters them; "
             "paint from the test list to compare fairly"
         )
+    print(f"{out}/real and {out}/real_at_size hold pictures of real images: keep them as you keep those")
     settings = {
         "real": real,
         "protocol": protocol,

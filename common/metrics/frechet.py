@@ -66,10 +66,22 @@ def frechet_distance(first: Features, second: Features) -> float:
 
 
 def fid(painted: Features, real: Features) -> float:
-    """The same by pytorch-fid's own function, so that a figure is equal to its command's, digit for digit."""
+    """The same by pytorch-fid's own function, so that a figure is equal to its command's, digit for digit.
+
+    Warns:
+        UserWarning: where that function fails, as it can with fewer images than features; `frechet_distance`, which
+            takes no matrix root and is equal but for rounding, then stands in.
+
+    Raises:
+        InputError: see `frechet_distance`.
+    """
     _check(painted, real)
     moments = [part for each in (painted, real) for part in (np.mean(each, axis=0), np.cov(each, rowvar=False))]
-    return float(import_pytorch_fid("fid_score").calculate_frechet_distance(*moments))
+    try:
+        return float(import_pytorch_fid("fid_score").calculate_frechet_distance(*moments))
+    except ValueError as error:  # "Imaginary component": of a matrix root that is not one
+        warnings.warn(f"pytorch-fid gives no distance here ({error}); the same without a matrix root", stacklevel=2)
+        return frechet_distance(painted, real)
 
 
 def measure(
@@ -88,6 +100,7 @@ def measure(
         groups: of the rows of each; the bootstrap draws whole groups.
         distance: of the two, where it is known (`fid`).
         resamples: of the bootstrap; 0 leaves the interval out.
+        seed: of the bootstrap, and of the draws for limit and halves.
 
     Warns:
         UserWarning: if a set has no more images than features.

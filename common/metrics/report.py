@@ -21,6 +21,9 @@ from matplotlib.ticker import MaxNLocator
 from ..data.folder import load_json
 from ..errors import InputError
 from ..files import write_atomically
+from ..law.generate import model_digest
+from ..law.loading import SETTINGS
+from ..law.presets import TINY
 from .audit import CLEAR, CLOSE, COPIES
 from .audit_report import QUANTILES
 from .image_sets import digest_of, read_set
@@ -58,7 +61,7 @@ def write_report(
         "title": f"{painted.name}: images painted by LAW",
         "lead": _lead(painted, found),
         **_overview(painted),
-        **_training(run),
+        **_training(run, generation),
         "quality": found["quality"] and _quality(found["quality"]),
         "recovery": found["recovery"] and _recovery(found["recovery"], out),
         "audit": found["audit"] and _audit(found["audit"], out, training_images),
@@ -112,7 +115,7 @@ def _overview(painted: Path) -> dict[str, Any]:
     return {"overview": _uri(path.read_bytes()) if path.is_file() else None, "overview_caption": caption}
 
 
-def _training(run: str | Path | None) -> dict[str, Any]:
+def _training(run: str | Path | None, generation: Mapping[str, Any]) -> dict[str, Any]:
     nothing = {"curve": None, "strips": [], "no_run": "No training is shown: name its output folder with --run."}
     if run is None:
         return nothing
@@ -120,9 +123,19 @@ def _training(run: str | Path | None) -> dict[str, Any]:
     history = Path(run) / "history.csv"
     if not history.is_file():
         raise InputError(f"--run {run}: there is no history.csv; give the output folder of a training of LAW")
+    _check_painter(Path(run), generation)
     chosen = [strips[round(place)] for place in np.linspace(0, len(strips) - 1, min(STRIPS, len(strips)))]
     shown = [{"image": _uri(path.read_bytes()), "epoch": int(path.stem.rpartition("_")[2])} for path in chosen]
     return {"curve": _curve(history), "strips": shown, "no_run": "The training kept no strips (--strip_images 0)."}
+
+
+def _check_painter(run: Path, generation: Mapping[str, Any]) -> None:
+    # A model of Stable Diffusion's size is digested with the encoders that it was painted with, which a run may lack.
+    settings = run / "model" / SETTINGS
+    if not settings.is_file() or load_json(settings).get("preset") != TINY.name or "model" not in generation:
+        return
+    if model_digest(run / "model") != generation["model"]:
+        raise InputError(f"--run {run}: its model is not the one that painted these images; give the run of that")
 
 
 def _curve(history: Path) -> str | None:

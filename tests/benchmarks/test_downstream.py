@@ -12,9 +12,10 @@ import torch
 from benchmarks import downstream
 from common.data import read_datalist
 from common.data.likeness import recognition_signs_of
+from common.errors import InputError
 from common.law.loading import build_tiny, save_denoiser
 from common.provenance import write_record
-from tests.bundles.drawn import TRAINING, draw_prepared
+from tests.bundles.drawn import TRAINING, draw_prepared, paint_prepared
 from tests.law.small import PROMPT
 
 SHORT = ["--epochs", "1", "--image_size", "64", "--batch_size", "2", "--val_interval", "1", "--sampling_steps", "2"]
@@ -92,7 +93,7 @@ def test_table_4_has_a_row_for_each_who_paints(given: list[str], tmp_path: Path)
         "real + LAW",
         "real + own",
     ]
-    settings.sources, settings.images = {"kvasir_seg", "cvc_clinicdb"}, 1450
+    settings.papers, settings.images = True, 1450
     assert [row.paper for row in downstream.variants(settings)] == ["71.7 ± 0.4", "72.3 ± 1.2", "74.1 ± 0.8", "–"]
 
 
@@ -100,10 +101,9 @@ def test_table_4_has_a_row_for_each_who_paints(given: list[str], tmp_path: Path)
     ("changed", "printed"),
     [
         ({}, ["71.7 ± 0.4", "72.3 ± 0.6"]),
-        ({"sources": {"drawn"}}, ["–", "–"]),
+        ({"papers": False}, ["–", "–"]),
         ({"split": "validation"}, ["–", "–"]),
-        ({"protocol": "grouped"}, ["–", "–"]),
-        ({"painter": "law_brisc"}, ["–", "–"]),
+        ({"painter": "law_brisc"}, ["87.7 ± 0.2", "–"]),
         ({"models": {"uniform": Path("x")}}, ["71.7 ± 0.4", "–"]),
         ({"version": 1}, ["78.3", "–"]),
     ],
@@ -111,7 +111,7 @@ def test_table_4_has_a_row_for_each_who_paints(given: list[str], tmp_path: Path)
 )
 def test_the_papers_figures_stand_where_all_is_its_own(given, tmp_path: Path, changed: dict, printed: list) -> None:
     settings = _settings(given, tmp_path, "--table", "5", "--doses", "250", "--images", "250")
-    vars(settings).update({"sources": {"kvasir_seg", "cvc_clinicdb"}, "protocol": "law", **changed})
+    vars(settings).update({"papers": True, **changed})
     assert [row.paper for row in downstream.variants(settings)] == printed
 
 
@@ -139,6 +139,26 @@ def test_a_painter_that_saw_the_held_out_images_is_told_below_the_table(given, t
     outcomes = {"real": [outcome(0.5)], "law_2": [outcome(0.6)]}
     shown = downstream.show(outcomes, downstream.variants(settings), settings)
     assert f"warning: law was trained on {len(items)} of the validation and test images" in shown
+
+
+def test_fewer_pairs_than_a_dose_are_told_before_any_training(given: list[str], tmp_path: Path) -> None:
+    settings = _settings(given, tmp_path, "--table", "5", "--doses", "3", "--images", "4", "--seeds", "0")
+    folder = paint_prepared(Path(given[1]), tmp_path / "painted", 4)
+    rows = downstream.variants(settings)
+    downstream.check_pairs({"law": folder}, rows, settings)
+    content = json.loads((folder / "dataset.json").read_text())
+    for item in content["training"][:2]:
+        item["source_mask"] = Path(read_datalist(given[1], None, "test")[0]["label"]).name
+    (folder / "dataset.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"holds 2 pairs that may be trained on, and 3 are asked for \(2 are of masks"):
+        downstream.check_pairs({"law": folder}, rows, settings)
+
+
+@pytest.mark.parametrize(("bundle", "painter"), [("order_polyps", "law_polyps"), ("order_brisc", "law_brisc")])
+def test_who_paints_is_of_the_segmenters_images(given: list[str], tmp_path: Path, bundle: str, painter: str) -> None:
+    more = ["--table", "5", *given[:2], *given[4:], "--bundle", bundle, "--out", str(tmp_path / "out")]
+    settings = downstream.checked(downstream.parse(more))
+    assert settings.painter == painter and painter in str(settings.models["law"])
 
 
 @pytest.mark.parametrize(

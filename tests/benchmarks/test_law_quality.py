@@ -51,20 +51,15 @@ def test_rows_that_are_not_done_paint_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("table", "sources", "printed"),
-    [
-        (2, {"kvasir_seg", "cvc_clinicdb"}, "108.43 ± 0.71"),
-        (1, {"kvasir_seg", "cvc_clinicdb"}, "52.32 ± 0.70"),
-        (2, {"drawn"}, None),
-        (2, {"kvasir_seg"}, None),
-    ],
+    ("table", "papers", "printed"),
+    [(2, True, "108.43 ± 0.71"), (1, True, "52.32 ± 0.70"), (2, False, None)],
 )
 def test_a_figure_of_the_papers_stands_beside_its_own_images_alone(
-    runs: Path, data: Path, tmp_path: Path, table: int, sources: set[str], printed: str | None
+    runs: Path, data: Path, tmp_path: Path, table: int, papers: bool, printed: str | None
 ) -> None:
     given = ["--table", str(table), "--dataset_dir", str(data), "--out", str(tmp_path), "--runs", str(runs)]
     settings = law_quality.checked(law_quality.parse(given))
-    settings.sources = sources
+    settings.papers = papers
     figures = {"Fréchet, ORDER's features": 1.5}
     found = {"figures": figures, "halves": figures, "images": [4, 4], "sizes": ["32 × 32"] * 2, "warnings": ["few"]}
     shown = law_quality.show({"law": [{**found, "seen": {}}], "own": [{**found, "seen": {"training": 3}}]}, settings)

@@ -17,7 +17,7 @@ from common.data.phantoms import prepare_phantoms
 from common.errors import InputError
 from common.metrics.frechet import fid, frechet_distance, measure
 from common.metrics.image_sets import read_set
-from common.metrics.inception import SHA256, InceptionFeatures, find_inception_weights
+from common.metrics.inception import SHA256, InceptionFeatures, find_inception_weights, import_pytorch_fid
 from tests.metrics.weights import save_inception
 
 pytest.importorskip("pytorch_fid")
@@ -198,3 +198,16 @@ def test_importing_leaves_pytorch_fid_as_it_was(torch_home: Path) -> None:
     with warnings.catch_warnings(action="error"):
         InceptionFeatures(next(torch_home.rglob("*.pth")), dimensions=64)
     assert inception.load_state_dict_from_url is before
+
+
+def test_where_pytorch_fid_finds_no_root_the_distance_is_measured_without_one(monkeypatch) -> None:
+    """As it can with fewer images than features."""
+    generator = np.random.default_rng(0)
+    first, second = generator.normal(size=(6, 20)), generator.normal(1, 2, size=(6, 20))
+
+    def fails(*moments: object) -> float:
+        raise ValueError("Imaginary component 0.1")
+
+    monkeypatch.setattr(import_pytorch_fid("fid_score"), "calculate_frechet_distance", fails)
+    with pytest.warns(UserWarning, match="Imaginary component 0.1"):
+        assert fid(first, second) == frechet_distance(first, second)

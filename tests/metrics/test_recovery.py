@@ -94,8 +94,10 @@ def test_the_command_measures_what_lies_beside_its_mask(real: Path, tmp_path: Pa
     assert report["painted"]["drift"]["centroid"]["mean"] > report["real_at_size"]["drift"]["centroid"]["mean"] + 0.05
     said = capsys.readouterr().out.splitlines()
     assert not any("warning" in line for line in said)  # drawn images, which the shipped weights never saw
-    table = said[-4:]
+    assert "hold pictures of real images" in said[-1]
+    table = said[-5:-1]
     assert [line.split("  ")[0] for line in table[1:]] == ["painted", f"real, at {SIDE} × {SIDE}", "real, as they are"]
+    assert not (tmp_path / "out" / "real_at_size" / "data").exists()  # no copy of the real images stays
     for name in ("painted", "real_at_size", "real"):
         assert (tmp_path / "out" / name / "drift.csv").read_text().count("\n") == 9
 
@@ -117,6 +119,7 @@ def test_a_segmenter_that_knows_the_real_images_is_told(real: Path, tmp_path: Pa
     [
         ({"network": "unet"}, "needs weights of its own: give --segmenter MODEL"),
         ({"bundle": "order_lungs"}, "there is no"),
+        ({"image_size": "100"}, "--image_size has to be a multiple of 32"),
         ({"segmenter": "no.pt"}, "no checkpoint at no.pt"),
     ],
 )

@@ -14,6 +14,7 @@ from PIL import Image
 from common.data import read_datalist
 from common.data.phantoms import prepare_phantoms
 from common.files import write_json
+from common.law.loading import build_tiny, save_denoiser
 from common.metrics.__main__ import audit_command, quality_command, recovery_command, report_command
 from tests.metrics.test_recovery import paint
 
@@ -125,6 +126,13 @@ def test_figures_of_other_images_are_refused(real, measured, tmp_path, capsys) -
         report_command(str(other), out=str(measured))
     assert "was measured on other images than are painted now; run that command again" in capsys.readouterr().err
     assert sorted(path.name for path in measured.iterdir()) == before
+
+
+def test_a_run_of_another_model_is_told(painted, measured, run, capsys) -> None:
+    save_denoiser(run / "model", build_tiny(image_size=32, control=True))
+    with pytest.raises(SystemExit):
+        report_command(str(painted), out=str(measured), run=str(run))
+    assert "its model is not the one that painted these images" in capsys.readouterr().err
 
 
 def test_a_run_that_is_none_is_told(painted, measured, tmp_path, capsys) -> None:
