@@ -53,22 +53,29 @@ def read_record(weights: str | Path) -> dict[str, list[str]]:
 
 
 def training_record(
-    dataset_dir: str | Path, protocol: str | None = None, pretrained: str | Path | None = None
+    dataset_dir: str | Path,
+    protocol: str | None = None,
+    pretrained: str | Path | None = None,
+    synthetic_dir: str | Path | None = None,
 ) -> dict[str, list[str]]:
     """What a run on a prepared folder trains on and chooses by, with what its first weights were trained on.
+
+    And with what its painter was trained on, where the folder, or one whose pairs join it, is a painted one.
 
     Args:
         dataset_dir: a prepared folder.
         protocol: one that it holds; None or "" for its default.
         pretrained: the weights to begin with, or None.
+        synthetic_dir: a painted folder whose pairs join the training, or None.
 
     Raises:
-        InputError: if the folder, the protocol, an image or the record of `pretrained` cannot be read.
+        InputError: if the folder, the protocol, an image or a record cannot be read.
     """
-    before = read_record(pretrained) if pretrained else {}
+    painters = [Path(folder) / GENERATION for folder in (dataset_dir, synthetic_dir) if folder]
+    earlier = [read_record(path) for path in ([pretrained] if pretrained else []) + painters]
     lists = {key: _images_of(read_datalist(dataset_dir, protocol, key)) for key in LISTS}
     own = {key: [signs.tobytes().hex() for signs in recognition_signs_of(paths)[0]] for key, paths in lists.items()}
-    return {key: sorted({*own[key], *before.get(key, [])}) for key in LISTS}
+    return {key: sorted({*own[key], *(sign for each in earlier for sign in each.get(key, []))}) for key in LISTS}
 
 
 def write_record(weights: str | Path, record: Mapping[str, Sequence[str]]) -> None:
