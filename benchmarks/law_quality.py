@@ -36,7 +36,7 @@ from . import reporting
 from .law_ablation import PAPER as COMPONENTS
 from .painting import add_painting_options, check_painting_options, named_models, paint, scale_of, train_painters
 from .papers_lists import are_the_papers
-from .runs import spread
+from .runs import differences, spread
 
 SPLITS = {1: "training", 2: "test", 6: "training"}
 NAMES = {"uniform": "ControlNet (uniform)", "ratio": "ArSDM (ratio)", "distillation": "Adaptive distillation"}
@@ -102,18 +102,28 @@ PAPER: dict[tuple[int, str], dict[str, tuple[str, str]]] = {
 def trained_models(runs: Path) -> dict[str, dict[int, Path]]:
     """The models that a table of objectives or components left, by row and seed; of rows that are done.
 
+    Rows whose training diverged are not among them.
+
     Raises:
-        InputError: if there is none.
+        InputError: if there is none, or two were trained with other settings than seed and objective.
     """
     found: dict[str, dict[int, Path]] = {}
+    budgets: dict[str, dict[str, Any]] = {}
     for folder in sorted(runs.glob("*_*/run/model")):
         matched = re.fullmatch(r"(\w+)_(\d+)", folder.parents[1].name)
         record = folder.parents[1] / "outcome.json"
-        outcome = load_json(record).get("outcome") if record.is_file() else None
+        content = load_json(record) if record.is_file() else {}
+        outcome = content.get("outcome")
         if matched and outcome and not outcome["diverged"]:
             found.setdefault(matched[1], {})[int(matched[2])] = folder
+            trained = content.get("commands", {}).get("training", {})
+            budgets[folder.parents[1].name] = {key: value for key, value in trained.items() if key != "--seed"}
     if not found:
         raise InputError(f"--runs {runs}: holds no row that is done; give the --out of law_objectives or law_ablation")
+    first = next(iter(budgets))
+    for name, budget in budgets.items():
+        if other := differences(budgets[first], budget):
+            raise InputError(f"--runs {runs}: {first} and {name} were trained with different settings ({other})")
     return found
 
 

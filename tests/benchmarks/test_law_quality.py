@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import law_quality
+from common.errors import InputError
 from common.files import write_json
 from common.law import TABLE_6
 from common.law.loading import build_tiny, save_denoiser
@@ -48,6 +49,14 @@ def test_rows_that_are_not_done_paint_nothing(tmp_path: Path) -> None:
     leave(tmp_path, "law_2", {"commands": []})  # stopped
     leave(tmp_path, "uniform_0", None)
     assert law_quality.trained_models(tmp_path) == {"law": {0: tmp_path / "law_0" / "run" / "model"}}
+
+
+def test_rows_of_two_budgets_are_no_table(tmp_path: Path) -> None:
+    for name, steps, seed in (("law_0", "100", "0"), ("law_1", "100", "1"), ("uniform_0", "500", "0")):
+        commands = {"training": {"--steps": steps, "--seed": seed}}
+        leave(tmp_path, name, {"commands": commands, "outcome": {"diverged": False}})
+    with pytest.raises(InputError, match=r"law_0 and uniform_0 were .* different settings \(steps: 100, now 500\)"):
+        law_quality.trained_models(tmp_path)
 
 
 @pytest.mark.parametrize(
