@@ -9,6 +9,9 @@ The rule, in three steps, each stated in what is written:
 3. *The set.* The painted images keep too close where a painted one is nearer to its training image than a held-out real
    one is to its own (pixels) in more than half of all pairs, by more than chance (95 % interval, whole groups drawn).
 
+Heads in MRI are more alike than polyps: where a held-out real image of another patient lies beyond a line of steps 1
+and 2, the line is drawn at that image, and the report says so.
+
 A copy fails an audit; a set that keeps too close is a warning; neither means that the rule saw nothing, and no more.
 
 `FEATURE_COPY` is a line between what was seen on ORDER's features of the published polyp split: a training image saved
@@ -58,9 +61,20 @@ class Audit:
     closer_interval: tuple[float, float]
 
     @property
+    def lines(self) -> tuple[float, float]:
+        """From which similarity on, and below which ratio, an image is a copy: `COPY` and `FEATURE_COPY`, or beyond.
+
+        Beyond where a held-out real image, which is none, lies there itself.
+        """
+        similarity = float(self.held_out.similarity.max())
+        beyond = float(np.nextafter(np.float32(similarity), np.float32(2)))
+        return max(COPY, beyond), min(FEATURE_COPY, float(self.held_out_ratio.min()))
+
+    @property
     def copies(self) -> NDArray[np.bool_]:
         """Which painted images are copies by either rule."""
-        return (self.pixels.similarity >= COPY) | (self.ratio < FEATURE_COPY)
+        similarity, ratio = self.lines
+        return (self.pixels.similarity >= similarity) | (self.ratio < ratio)
 
     @property
     def verdict(self) -> str:

@@ -32,7 +32,8 @@ def table(found: Audit, split: str) -> list[tuple[str, ...]]:
         ("painted", found.pixels.similarity, found.ratio),
         (f"real, {split}", found.held_out.similarity, found.held_out_ratio),
     ):
-        for what, values, counted in (("similarity", pixels, pixels >= COPY), ("ratio", ratio, ratio < FEATURE_COPY)):
+        lines = found.lines
+        for what, values, counted in (("similarity", pixels, pixels >= lines[0]), ("ratio", ratio, ratio < lines[1])):
             shown = [f"{value:.3f}" for value in np.quantile(values, QUANTILES)]
             rows.append((f"{name}: {what}", str(len(values)), *shown, str(int(counted.sum()))))
     return rows
@@ -41,12 +42,19 @@ def table(found: Audit, split: str) -> list[tuple[str, ...]]:
 def sentence(found: Audit) -> str:
     """The verdict, and the rule that it is by."""
     low, high = found.closer_interval
+    similarity, ratio = found.lines
+    moved = similarity > COPY or ratio < FEATURE_COPY
+    rule = f"the rule: {RULE}" + (
+        f"\nhere from {similarity:.4f} on and below {ratio:.3f}: real images of other patients lie beyond the lines"
+        if moved
+        else ""
+    )
     share = f"in {found.closer:.0%} of pairs [{low:.0%}, {high:.0%}] a painted image is the nearer one"
     if found.verdict == COPIES:
-        return f"COPIES: {int(found.copies.sum())} of {len(found.copies)} painted images; {share}\nthe rule: {RULE}"
+        return f"COPIES: {int(found.copies.sum())} of {len(found.copies)} painted images; {share}\n{rule}"
     if found.verdict == CLOSE:
-        return f"TOO CLOSE: no copy, but {share} than a held-out real one\nthe rule: {RULE}"
-    return f"no sign of copies, by this rule alone; {share} than a held-out real one\nthe rule: {RULE}"
+        return f"TOO CLOSE: no copy, but {share} than a held-out real one\n{rule}"
+    return f"no sign of copies, by this rule alone; {share} than a held-out real one\n{rule}"
 
 
 def write(out: Path, found: Audit, painted: ImageSet, training: ImageSet, settings: Mapping[str, Any]) -> None:
@@ -72,6 +80,7 @@ def plain(found: Audit) -> dict[str, Any]:
     return {
         "verdict": found.verdict,
         "rule": RULE,
+        "lines": {"similarity": found.lines[0], "ratio": found.lines[1]},
         "copies": int(found.copies.sum()),
         "images": len(found.copies),
         "closer": found.closer,
