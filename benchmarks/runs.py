@@ -120,6 +120,7 @@ def run_row(
         raise InputError(f"{folder} was begun with other settings ({other}); name another --out")
     if "outcome" in content:
         return content["outcome"]
+    ran = {"training": shlex.join(training), "measuring": shlex.join(measuring)}
     write_json(done, settled)
     write_atomically(folder / OVERLAY, yaml.safe_dump(dict(overlay), sort_keys=False).encode())
     print(f"{folder.name}: {shlex.join(training)}", flush=True)
@@ -132,7 +133,7 @@ def run_row(
     if not diverged:
         succeeds(measuring, folder / "evaluation.log")
     outcome = dict(read(diverged))
-    write_json(done, {**settled, "commit": commit(), "outcome": outcome})
+    write_json(done, {**settled, "ran": ran, "commit": commit(), "outcome": outcome})
     return outcome
 
 

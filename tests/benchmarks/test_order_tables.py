@@ -109,7 +109,7 @@ def test_two_processes_share_the_batches_of_a_row(given: list[str], tmp_path: Pa
     out = tmp_path / "table"
     order_tables.main(["--table", "7", *given, "--out", str(out), "--rows", name, "--processes", "2"])
     assert "batches of 2 shared by 2 processes" in capsys.readouterr().out
-    command = " ".join(json.loads((out / f"{name}_0" / "outcome.json").read_text())["commands"][0])
+    command = json.loads((out / f"{name}_0" / "outcome.json").read_text())["ran"]["training"]
     assert "--nproc_per_node=2" in command and "multi_gpu_train.yaml" in command and "--batch_size 1" in command
     assert (out / f"{name}_0" / "run" / "history.csv").read_text().count("\n") == 2  # one process keeps the books
 
