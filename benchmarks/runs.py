@@ -98,7 +98,7 @@ def run_row(
 
     Args:
         folder: of the row.
-        training, measuring: commands; the second runs where the first did not diverge.
+        training, measuring: commands; the second runs where there is one and the first did not diverge.
         overlay: config keys and values that set the row apart, written to `OVERLAY` in the folder, which the commands
             name.
         of: digests of what the commands only name.
@@ -130,7 +130,7 @@ def run_row(
         if not (folder / "run").exists():  # nothing was begun, so the next call may have other settings
             done.unlink()
         raise
-    if not diverged:
+    if measuring and not diverged:
         succeeds(measuring, folder / "evaluation.log")
     outcome = dict(read(diverged))
     write_json(done, {**settled, "ran": ran, "commit": commit(), "outcome": outcome})
@@ -144,6 +144,8 @@ def device() -> str:
 
 def _settings_of(command: Sequence[str]) -> dict[str, str]:
     # Options but those that say where something lies; of a config file its name, since its content is digested.
+    if not command:
+        return {}
     options = dict(pairwise(command))
     found = {key: value for key, value in options.items() if key.startswith("--") and key not in _PLACES}
     files = ast.literal_eval(options["--config_file"]) if options["--config_file"].startswith("[") else None
@@ -171,7 +173,7 @@ def read_history(path: Path) -> list[dict[str, float]]:
         return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(stream)]
 
 
-def spread(values: Sequence[float | None], scale: float = 100) -> str:
+def spread(values: Sequence[float | None], scale: float = 100, digits: int = 1) -> str:
     """Mean ± standard deviation (n − 1) of shares, in percent, or times another scale.
 
     Where some are missing, of the others, with "(n of N)"; "–" where all are.
@@ -182,6 +184,6 @@ def spread(values: Sequence[float | None], scale: float = 100) -> str:
     share = f" ({len(found)} of {len(values)})" if len(found) < len(values) else ""
     mean = sum(found) / len(found)
     if len(found) == 1:
-        return f"{scale * mean:.1f}{share}"
+        return f"{scale * mean:.{digits}f}{share}"
     deviation = (sum((value - mean) ** 2 for value in found) / (len(found) - 1)) ** 0.5
-    return f"{scale * mean:.1f} ± {scale * deviation:.1f}{share}"
+    return f"{scale * mean:.{digits}f} ± {scale * deviation:.{digits}f}{share}"
