@@ -16,10 +16,9 @@ from typing import Any
 from common.data import fingerprint
 from common.errors import InputError, reports_input_errors
 from common.files import check_writable, write_json
-from common.settings import setting_faults
 
 from . import reporting, runs
-from .runs import OVERLAY, REPOSITORY, bundle_command, given, read_history, spread
+from .runs import OVERLAY, REPOSITORY, bundle_command, check_trainings, config_digest, given, read_history, spread
 
 PARTS = "benchmarks.trial_parts"
 EQUATION_18 = {"_target_": "DiceCELoss", "sigmoid": True}
@@ -114,16 +113,16 @@ def run_trial(name: str, seed: int, settings: argparse.Namespace) -> dict[str, A
     """
     trial, folder = TRIALS[name], Path(settings.out).resolve() / f"{name}_{seed}"
     configs = REPOSITORY / settings.bundle / "configs"
-    several = ["multi_gpu_train"] if settings.processes > 1 else []
-    files = [str(configs / f"{each}.yaml") for each in ("train", "recipe_best")]
-    files += [str(folder / OVERLAY), *(str(configs / f"{each}.yaml") for each in several)]
+    recipe = [str(configs / f"{each}.yaml") for each in ("train", "recipe_best")]
+    several = [str(configs / "multi_gpu_train.yaml")] if settings.processes > 1 else []
+    files = [*recipe, str(folder / OVERLAY), *several]
     options = {"dataset_dir": str(Path(settings.dataset_dir).resolve()), "output_dir": str(folder / "run")}
-    options |= {"recipe": f"trial_{name}", "seed": seed, "epochs": settings.epochs, "val_interval": settings.epochs}
+    options |= {"recipe": f"trial_{name}", "seed": seed, "epochs": settings.epochs}
     options |= {
         "image_size": settings.image_size * trial.scale,
         "batch_size": settings.batch_size // settings.processes,
     }
-    options |= given(settings, "protocol")
+    options |= given(settings, "protocol", "val_interval")
     overlay = {"train#resolution#stages": [[1.0, 1.0]], **trial.overlay}
 
     def read(diverged: bool) -> dict[str, Any]:
@@ -131,7 +130,8 @@ def run_trial(name: str, seed: int, settings: argparse.Namespace) -> dict[str, A
         return {"dice": last.get("val_mean_dice"), "loss": last.get("loss")}
 
     command = bundle_command("training", files, options, settings.processes)
-    return runs.run_row(folder, command, (), overlay, {"data": settings.data}, read)
+    of = {"configs": config_digest([*recipe, *several]), "data": settings.data}
+    return runs.run_row(folder, command, (), overlay, of, read)
 
 
 def show(outcomes: Mapping[str, list[Mapping[str, Any]]], settings: argparse.Namespace) -> str:
@@ -161,12 +161,8 @@ def checked(settings: argparse.Namespace) -> argparse.Namespace:
         raise InputError(
             f"--bundle: there is no {settings.bundle} with a recipe_best; name order_polyps or order_brisc"
         )
-    faults = setting_faults({**given(settings, "epochs", "image_size", "batch_size"), "val_interval": settings.epochs})
-    faults += [fault for seed in settings.seeds for fault in setting_faults({"seed": seed})]
-    if faults:
-        raise InputError("; ".join(faults))
-    if settings.processes < 1 or settings.batch_size % settings.processes:
-        raise InputError(f"--processes has to divide the batch of {settings.batch_size}; got {settings.processes}")
+    settings.val_interval = settings.epochs  # the last epoch is what is compared
+    check_trainings(settings, "epochs", "image_size", "batch_size", "val_interval")
     settings.data = fingerprint(settings.dataset_dir, settings.protocol)
     check_writable(settings.out)
     return settings

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ast
 import csv
+import hashlib
 import json
 import shlex
 import signal
@@ -18,15 +19,17 @@ from typing import Any
 
 import torch
 import yaml
+from monai.bundle import ConfigParser
 
 from common.errors import InputError
 from common.files import write_atomically, write_json
+from common.settings import setting_faults
 
 from .reporting import commit
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 OVERLAY = "row.yaml"  # in the folder of a row: what sets it apart
-_PLACES = {"--dataset_dir", "--output_dir", "--cache_dir", "--checkpoint", "--weights", "--base", "--segmenter", "-m"}
+_PLACES = {"--dataset_dir", "--output_dir", "--cache_dir", "--checkpoint", "--weights", "--base", "--segmenter"}
 DIVERGED = "error: the loss is "  # what StopOnNonFiniteLoss says
 
 
@@ -142,6 +145,26 @@ def device() -> str:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
 
 
+def config_digest(*configs: Sequence[str]) -> str:
+    """SHA-256 of the contents of lists of config files, each list merged as MONAI does, which commands only name."""
+    contents = [dict(ConfigParser.load_config_files(list(files))) for files in configs]
+    return hashlib.sha256(json.dumps(contents, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def check_trainings(settings: argparse.Namespace, *numbers: str) -> None:
+    """That ``seeds``, ``processes`` and `numbers`, those of them that were given, can be trained with.
+
+    Raises:
+        InputError: if one is out of range, or the processes do not divide the batch.
+    """
+    faults = setting_faults(given(settings, *numbers))
+    faults += [fault for seed in settings.seeds for fault in setting_faults({"seed": seed})]
+    if faults:
+        raise InputError("; ".join(faults))
+    if settings.processes < 1 or settings.batch_size % settings.processes:
+        raise InputError(f"--processes has to divide the batch of {settings.batch_size}; got {settings.processes}")
+
+
 def _settings_of(command: Sequence[str]) -> dict[str, str]:
     # Options but those that say where something lies; of a config file its name, since its content is digested.
     if not command:
@@ -153,13 +176,13 @@ def _settings_of(command: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any], name: str = "") -> str:
+def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
     """What differs between two nested mappings, as "key: theirs, now ours; …"; "" where nothing does."""
     found = []
     for key in sorted({*theirs, *ours}):
         before, now = theirs.get(key), ours.get(key)
         if isinstance(before, Mapping) and isinstance(now, Mapping):
-            found.append(differences(before, now, key))
+            found.append(differences(before, now))
         elif before != now:
             found.append(f"{key.removeprefix('--')}: {before}, now {now}")
     return "; ".join(each for each in found if each)
