@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ast
 import csv
+import hashlib
 import json
 import shlex
 import signal
@@ -18,9 +19,11 @@ from typing import Any
 
 import torch
 import yaml
+from monai.bundle import ConfigParser
 
 from common.errors import InputError
 from common.files import write_atomically, write_json
+from common.settings import setting_faults
 
 from .reporting import commit
 
@@ -35,7 +38,6 @@ _PLACES = {
     "--base",
     "--segmenter",
     "--synthetic_dir",
-    "-m",
 }
 DIVERGED = "error: the loss is "  # what StopOnNonFiniteLoss says
 
@@ -108,7 +110,7 @@ def run_row(
 
     Args:
         folder: of the row.
-        training, measuring: commands; the second runs where the first did not diverge.
+        training, measuring: commands; the second runs where there is one and the first did not diverge.
         overlay: config keys and values that set the row apart, written to `OVERLAY` in the folder, which the commands
             name.
         of: digests of what the commands only name.
@@ -140,7 +142,7 @@ def run_row(
         if not (folder / "run").exists():  # nothing was begun, so the next call may have other settings
             done.unlink()
         raise
-    if not diverged:
+    if measuring and not diverged:
         succeeds(measuring, folder / "evaluation.log")
     outcome = dict(read(diverged))
     write_json(done, {**settled, "ran": ran, "commit": commit(), "outcome": outcome})
@@ -152,8 +154,30 @@ def device() -> str:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
 
 
+def config_digest(*configs: Sequence[str]) -> str:
+    """SHA-256 of the contents of lists of config files, each list merged as MONAI does, which commands only name."""
+    contents = [dict(ConfigParser.load_config_files(list(files))) for files in configs]
+    return hashlib.sha256(json.dumps(contents, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def check_trainings(settings: argparse.Namespace, *numbers: str) -> None:
+    """That ``seeds``, ``processes`` and `numbers`, those of them that were given, can be trained with.
+
+    Raises:
+        InputError: if one is out of range, or the processes do not divide the batch.
+    """
+    faults = setting_faults(given(settings, *numbers))
+    faults += [fault for seed in settings.seeds for fault in setting_faults({"seed": seed})]
+    if faults:
+        raise InputError("; ".join(faults))
+    if settings.processes < 1 or settings.batch_size % settings.processes:
+        raise InputError(f"--processes has to divide the batch of {settings.batch_size}; got {settings.processes}")
+
+
 def _settings_of(command: Sequence[str]) -> dict[str, str]:
     # Options but those that say where something lies; of a config file its name, since its content is digested.
+    if not command:
+        return {}
     options = dict(pairwise(command))
     found = {key: value for key, value in options.items() if key.startswith("--") and key not in _PLACES}
     files = ast.literal_eval(options["--config_file"]) if options["--config_file"].startswith("[") else None
@@ -161,13 +185,13 @@ def _settings_of(command: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any], name: str = "") -> str:
+def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
     """What differs between two nested mappings, as "key: theirs, now ours; …"; "" where nothing does."""
     found = []
     for key in sorted({*theirs, *ours}):
         before, now = theirs.get(key), ours.get(key)
         if isinstance(before, Mapping) and isinstance(now, Mapping):
-            found.append(differences(before, now, key))
+            found.append(differences(before, now))
         elif before != now:
             found.append(f"{key.removeprefix('--')}: {before}, now {now}")
     return "; ".join(each for each in found if each)

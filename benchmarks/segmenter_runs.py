@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 from collections.abc import Mapping
 from functools import partial
@@ -15,11 +14,10 @@ from monai.bundle import ConfigParser
 from common.data import fingerprint, read_datalist
 from common.errors import InputError
 from common.files import check_writable
-from common.settings import setting_faults
 from common.training.resolution import ResolutionSchedule
 
 from . import runs
-from .runs import OVERLAY, REPOSITORY, bundle_command, given, read_history
+from .runs import OVERLAY, REPOSITORY, bundle_command, check_trainings, config_digest, given, read_history
 from .segmenter_rows import ROWS
 
 Outcome = dict[str, Any]
@@ -57,9 +55,7 @@ def run_row(
 
 def digest(name: str, settings: argparse.Namespace) -> str:
     """A digest of all configs of a row, which its commands only name."""
-    files = _training_files(name, settings), measuring_files(name, settings)
-    contents = [dict(ConfigParser.load_config_files(each)) for each in files]
-    return hashlib.sha256(json.dumps(contents, sort_keys=True, default=str).encode()).hexdigest()
+    return config_digest(_training_files(name, settings), measuring_files(name, settings))
 
 
 def _read(folder: Path, diverged: bool) -> Outcome:
@@ -146,12 +142,7 @@ def check_options(settings: argparse.Namespace) -> argparse.Namespace:
     for name in ("batch_size", "image_size", "val_interval", "learning_rate"):
         if getattr(settings, name) is None:
             setattr(settings, name, merged[name])
-    numbers = given(settings, "epochs", "batch_size", "image_size", "val_interval", "learning_rate")
-    faults = setting_faults(numbers) + [fault for seed in settings.seeds for fault in setting_faults({"seed": seed})]
-    if faults:
-        raise InputError("; ".join(faults))
-    if settings.processes < 1 or settings.batch_size % settings.processes:
-        raise InputError(f"--processes has to divide the batch of {settings.batch_size}; got {settings.processes}")
+    check_trainings(settings, "epochs", "batch_size", "image_size", "val_interval", "learning_rate")
     for name in settings.rows:
         if not ROWS[name].configuration.can_be_built():
             raise InputError(f"the row {name} needs timm; pip install -c constraints.txt -e '.[train,baselines]'")

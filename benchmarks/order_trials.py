@@ -1,0 +1,205 @@
+"""Short trainings of ORDER, each with one thing changed: what the recipe is chosen by, on validation alone.
+
+All have one budget, which is short: two or three points between two of them tell nothing, and what a short run gains by
+it a long one may not. ``base`` is `recipe_best.yaml` at one resolution throughout. The same command goes on where it
+was stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from common.data import fingerprint
+from common.errors import InputError, reports_input_errors
+from common.files import check_writable, write_json
+
+from . import reporting, runs
+from .runs import OVERLAY, REPOSITORY, bundle_command, check_trainings, config_digest, given, read_history, spread
+
+PARTS = "benchmarks.trial_parts"
+EQUATION_18 = {"_target_": "DiceCELoss", "sigmoid": True}
+FLIPS = [
+    {"_target_": "RandFlipd", "keys": ["image", "label"], "prob": 0.5, "spatial_axis": 0},
+    {"_target_": "RandFlipd", "keys": ["image", "label"], "prob": 0.5, "spatial_axis": 1},
+    {"_target_": "RandRotate90d", "keys": ["image", "label"], "prob": 0.5, "max_k": 3},
+]
+COLOURS = [
+    {"_target_": "RandScaleIntensityd", "keys": "image", "factors": 0.2, "prob": 0.5},
+    {"_target_": "RandScaleIntensityd", "keys": "image", "factors": 0.1, "prob": 0.5, "channel_wise": True},
+    {"_target_": "RandAdjustContrastd", "keys": "image", "gamma": [0.75, 1.35], "prob": 0.5},
+    {"_target_": "ThresholdIntensityd", "keys": "image", "threshold": 1.0, "above": False, "cval": 1.0},
+]
+SHAPES = {
+    "_target_": "RandAffined",
+    "keys": ["image", "label"],
+    "prob": 0.6,
+    "rotate_range": 0.35,
+    "scale_range": 0.25,
+    "translate_range": "$@image_size // 10",
+    "mode": ["bilinear", "nearest"],
+    "padding_mode": "zeros",
+}
+NO_AVERAGE = {
+    "ema": None,
+    "model": {"_target_": "common.weights.unwrapped", "network": "@network"},
+    "train#handlers#-1#_disabled_": True,  # the recipe's last, by which the average is attached
+}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One change.
+
+    Attributes:
+        what: it is, in words.
+        overlay: config keys and values, over the recipe.
+        scale: the image's size over that of the others; its Dice is at that size.
+    """
+
+    what: str
+    overlay: Mapping[str, Any] = field(default_factory=dict)
+    scale: int = 1
+
+
+def _network(name: str) -> dict[str, Any]:
+    return {"network_def#_target_": f"{PARTS}.{name}"}
+
+
+def _transforms(*transforms: Any) -> dict[str, Any]:
+    return {"train#random_transforms": [*FLIPS, *transforms]}
+
+
+SUPERVISED = {"_target_": "common.training.DeepSupervision", "loss": EQUATION_18, "weights": [1.0, 0.5, 0.25, 0.125]}
+TRIALS: dict[str, Trial] = {
+    "base": Trial("nothing changed"),
+    "equation_18": Trial("the loss of equation 18", {"loss": EQUATION_18}),
+    "rate_high": Trial("equation 18, learning rate 1e-2", {"loss": EQUATION_18, "learning_rate": 0.01}),
+    "rate_low": Trial("equation 18, learning rate 2.5e-3", {"loss": EQUATION_18, "learning_rate": 0.0025}),
+    "supervised": Trial("equation 18, deep supervision", {**_network("Supervised"), "loss": SUPERVISED}),
+    "colours": Trial("brightness, each channel's and gamma at random", _transforms(*COLOURS)),
+    "shapes": Trial("turns by 20°, scale by a quarter, shifts by a tenth, in 6 of 10", _transforms(SHAPES)),
+    "half": Trial(
+        "the network at half the resolution, the image at twice",
+        {"network_def": {"_target_": f"{PARTS}.HalfResolution"}},
+        scale=2,
+    ),
+    "no_average": Trial("no moving average of the weights", NO_AVERAGE),
+    "zero_start": Trial("the attention's way back begins at 0", _network("ZeroStart")),
+    "gate_closed": Trial("the attention's confidence begins at 0.12", _network("GateClosed")),
+    "backbone": Trial("no attention", {"network_def#attention_skips": []}),
+    "skips_21": Trial("attention on skips {2, 1}: 6.98 GFLOPs", {"network_def#attention_skips": [2, 1]}),
+    "pooled_21": Trial("attention on skips {2, 1}, pooled keys and values", _network("Pooled21")),
+    "teacher": Trial(
+        "half of the label by the shipped weights",
+        {
+            "train#random_transforms": [
+                {"_target_": f"{PARTS}.AddTeacher", "weights": "$@bundle_root + '/models/model.pt'"},
+                *FLIPS,
+            ]
+        },
+    ),
+}
+
+
+def run_trial(name: str, seed: int, settings: argparse.Namespace) -> dict[str, Any]:
+    """Train one, or take what came of it; the last epoch's "dice" on validation and its "loss" (None if it diverged).
+
+    Raises:
+        InputError: if the command fails for another reason than a loss that is not finite.
+    """
+    trial, folder = TRIALS[name], Path(settings.out).resolve() / f"{name}_{seed}"
+    configs = REPOSITORY / settings.bundle / "configs"
+    recipe = [str(configs / f"{each}.yaml") for each in ("train", "recipe_best")]
+    several = [str(configs / "multi_gpu_train.yaml")] if settings.processes > 1 else []
+    files = [*recipe, str(folder / OVERLAY), *several]
+    options = {"dataset_dir": str(Path(settings.dataset_dir).resolve()), "output_dir": str(folder / "run")}
+    options |= {"recipe": f"trial_{name}", "seed": seed, "epochs": settings.epochs}
+    options |= {
+        "image_size": settings.image_size * trial.scale,
+        "batch_size": settings.batch_size // settings.processes,
+    }
+    options |= given(settings, "protocol", "val_interval")
+    overlay = {"train#resolution#stages": [[1.0, 1.0]], **trial.overlay}
+
+    def read(diverged: bool) -> dict[str, Any]:
+        last = {} if diverged else read_history(folder / "run" / "history.csv")[-1]
+        return {"dice": last.get("val_mean_dice"), "loss": last.get("loss")}
+
+    command = bundle_command("training", files, options, settings.processes)
+    of = {"configs": config_digest([*recipe, *several]), "data": settings.data}
+    return runs.run_row(folder, command, (), overlay, of, read)
+
+
+def show(outcomes: Mapping[str, list[Mapping[str, Any]]], settings: argparse.Namespace) -> str:
+    """The table, with its budget below it."""
+    rows = [
+        (name, TRIALS[name].what, spread([each["dice"] for each in own]), spread([each["loss"] for each in own], 1, 3))
+        for name, own in outcomes.items()
+        if own
+    ]
+    budget = (
+        f"{settings.bundle}, recipe_best, {settings.epochs} epochs at {settings.image_size}², batches of "
+        f"{settings.batch_size} shared by {settings.processes} processes, seeds "
+        f"{', '.join(map(str, settings.seeds))}; Dice on validation at the last epoch, in percent; losses of different "
+        "kinds do not compare"
+    )
+    return f"{reporting.table(('trial', 'what', 'validation Dice', 'training loss'), rows)}\n\n{budget}"
+
+
+def checked(settings: argparse.Namespace) -> argparse.Namespace:
+    """The options, once nothing in them is wrong that can be known before a training.
+
+    Raises:
+        InputError: for a value out of range, an unknown bundle, or a folder that cannot be read or written to.
+    """
+    settings.trials, settings.seeds = list(dict.fromkeys(settings.trials)), list(dict.fromkeys(settings.seeds))
+    if not (REPOSITORY / settings.bundle / "configs" / "recipe_best.yaml").is_file():
+        raise InputError(
+            f"--bundle: there is no {settings.bundle} with a recipe_best; name order_polyps or order_brisc"
+        )
+    settings.val_interval = settings.epochs  # the last epoch is what is compared
+    check_trainings(settings, "epochs", "image_size", "batch_size", "val_interval")
+    settings.data = fingerprint(settings.dataset_dir, settings.protocol)
+    check_writable(settings.out)
+    return settings
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The options as they were given."""
+    options = argparse.ArgumentParser(
+        prog="python -m benchmarks.order_trials",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    options.add_argument("--dataset_dir", required=True, help="a prepared folder")
+    options.add_argument("--out", required=True, metavar="FOLDER", help="a folder a run; given again, it goes on there")
+    options.add_argument("--bundle", default="order_polyps")
+    options.add_argument("--trials", nargs="+", choices=list(TRIALS), default=list(TRIALS))
+    options.add_argument("--seeds", type=int, nargs="+", default=[0])
+    options.add_argument("--epochs", type=int, default=10, help="of each training (10)")
+    options.add_argument("--image_size", type=int, default=128, help="128")
+    options.add_argument("--batch_size", type=int, default=8, help="8")
+    options.add_argument("--processes", type=int, default=1, help="that share a training's batches; one a GPU")
+    options.add_argument("--protocol", help="of the folder; its default if not given")
+    return options.parse_args(arguments)
+
+
+@reports_input_errors
+def main(arguments: list[str] | None = None) -> None:
+    """The command."""
+    settings = checked(parse(arguments))
+    head = reporting.heading("benchmarks.order_trials", settings)
+    outcomes: dict[str, list[Mapping[str, Any]]] = {name: [] for name in settings.trials}
+    for seed in settings.seeds:  # every trial has one seed before any has two
+        for name in settings.trials:
+            outcomes[name].append(run_trial(name, seed, settings))
+            write_json(f"{settings.out}/trials.json", {**head, "results": outcomes})
+    print(f"\n{show(outcomes, settings)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""What trials of the recipe put in the place of a part of ORDER or of its training; none of it ships.
+
+Named by configs as ``benchmarks.trial_parts.NAME`` (`order_trials`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from common.order import OrderNet
+from common.order.attention import BidirectionalSkipAttention
+from common.weights import load_weights
+
+
+def _attention(network: OrderNet) -> list[BidirectionalSkipAttention]:
+    return [skip for skip in network.skips if isinstance(skip, BidirectionalSkipAttention)]
+
+
+class ZeroStart(OrderNet):
+    """ORDER whose attention adds nothing at first: the two projections back begin at 0. Arguments are `OrderNet`'s."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        for skip in _attention(self):
+            for projection in (skip.project_decoder, skip.project_encoder):
+                nn.init.zeros_(projection.weight)
+                nn.init.zeros_(projection.bias)
+
+
+class GateClosed(OrderNet):
+    """ORDER whose confidence begins near 0.12, σ(−2), in the place of near ½. Arguments are `OrderNet`'s."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        for skip in _attention(self):
+            nn.init.constant_(skip.gate[2].bias, -2.0)
+
+
+class PooledAttention(BidirectionalSkipAttention):
+    """Bidirectional attention whose keys and values are means of `factor`² positions: 1 / `factor`² of its products.
+
+    The two directions then have a matrix each, since one and the same cannot be pooled on both sides.
+    """
+
+    def __init__(self, channels: int, factor: int, num_heads: int, head_dim: int) -> None:
+        super().__init__(channels, num_heads, head_dim)
+        self.factor = factor
+
+    def attend(self, decoder: Tensor, encoder: Tensor) -> tuple[Tensor, Tensor]:
+        """R_d and R_e, each ``(B, heads, H·W, dim)``."""
+        d, e = self.norm_decoder(decoder), self.norm_encoder(encoder)
+        d_pooled, e_pooled = F.avg_pool2d(d, self.factor), F.avg_pool2d(e, self.factor)
+        read_encoder = F.scaled_dot_product_attention(
+            self.tokens(self.query_decoder(d)),
+            self.tokens(self.key_encoder(e_pooled)),
+            self.tokens(self.value_encoder(e_pooled)),
+        )
+        read_decoder = F.scaled_dot_product_attention(
+            self.tokens(self.key_encoder(e)),
+            self.tokens(self.query_decoder(d_pooled)),
+            self.tokens(self.value_decoder(d_pooled)),
+        )
+        return read_encoder, read_decoder
+
+
+class Pooled21(OrderNet):
+    """ORDER{2,1}, the best of the paper's table 10, within the cost of ORDER{0,1}: keys of 8² and 4² positions.
+
+    Arguments are `OrderNet`'s, but for ``attention_skips``.
+    """
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**{**arguments, "attention_skips": (2, 1)})
+        for place, factor in ((2, 8), (1, 4)):
+            plain = self.skips[place]
+            width = plain.norm_decoder.weight.numel()
+            self.skips[place] = PooledAttention(width, factor, plain.num_heads, plain.head_dim)
+
+
+class Supervised(OrderNet):
+    """ORDER with 1×1 heads on its last three fused skips; in training mode a list of four logits, finest first."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        widths = [block.project[-1].num_features for block in self.encoder[:3]]  # of strides 2, 4 and 8
+        self.heads = nn.ModuleList(nn.Conv2d(width, self.head.out_channels, 1) for width in widths)
+
+    def forward(self, image: Tensor) -> Tensor | list[Tensor]:
+        if not self.training:
+            return super().forward(image)
+        fused: list[Tensor] = []
+        # For this call alone: a copy of the network would inherit hooks that fill another's list.
+        hooks = [skip.register_forward_hook(lambda module, given, out: fused.append(out)) for skip in self.skips[1:4]]
+        try:
+            logits = super().forward(image)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        coarse = [head(each) for head, each in zip(self.heads, reversed(fused), strict=True)]
+        size = image.shape[2:]
+        return [logits, *(F.interpolate(each, size=size, mode="bilinear", align_corners=False) for each in coarse)]
+
+
+class HalfResolution(nn.Module):
+    """ORDER at half of the image's resolution, between space-to-depth and depth-to-space: 42,170 parameters.
+
+    Image ``(B, 3, H, W)``, H and W divisible by 64 → logits ``(B, 1, H, W)``.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = OrderNet(12, 4, channels=(6, 8, 16, 24, 32), head_dim=28)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return F.pixel_shuffle(self.network(F.pixel_unshuffle(image, 2)), 2)
+
+
+class AddTeacher:
+    """A transform of items: the label becomes a mean of itself and of what weights of ORDER see, over four flips.
+
+    Args:
+        weights: of an ORDER, which looks at 256².
+        share: of the teacher.
+    """
+
+    def __init__(self, weights: str, share: float = 0.5) -> None:
+        self.network, self.share = load_weights(OrderNet(), weights).eval(), share
+
+    @torch.no_grad()
+    def __call__(self, item: Mapping[str, Any]) -> dict[str, Any]:
+        image = torch.as_tensor(item["image"])[None]
+        large = F.interpolate(image, size=(256, 256), mode="bilinear", align_corners=False)
+        flips: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))
+        logits = sum(torch.flip(self.network(torch.flip(large, axes)), axes) for axes in flips) / len(flips)
+        seen = F.interpolate(torch.sigmoid(logits), size=image.shape[2:], mode="area")[0]
+        return {**item, "label": (1 - self.share) * item["label"] + self.share * seen}
