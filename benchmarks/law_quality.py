@@ -14,6 +14,7 @@ import json
 import re
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from common.errors import InputError, reports_input_errors
 from common.files import write_json
 from common.law.generate import model_digest
 from common.metrics.clip import ClipFeatures, check_clip_folder, rows_of_origins
-from common.metrics.features import FeatureExtractor, SegmenterFeatures
+from common.metrics.features import FeatureExtractor, Features, SegmenterFeatures
 from common.metrics.image_sets import ImageSet, read_set, sizes_of
 from common.metrics.inception import InceptionFeatures, find_inception_weights, kept_inception_weights
 from common.metrics.quality import clip_similarity, frechet
@@ -156,6 +157,8 @@ def check_own_options(settings: argparse.Namespace) -> None:
     usable_device(settings.device)
     if settings.size is not None and settings.size < 1:
         raise InputError(f"--size has to be 1 or more; it is {settings.size}")
+    if settings.resamples < 0:
+        raise InputError(f"--resamples has to be 0 or more; it is {settings.resamples}")
     if settings.inception is not None:
         find_inception_weights(settings.inception)
     if settings.clip is not None:
@@ -181,30 +184,51 @@ def _order_weights() -> Path:
     return Path(bundle_folder("order_polyps")) / "models" / "model.pt"
 
 
-def measure(
-    painted: ImageSet,
-    real: ImageSet,
-    extractors: Sequence[FeatureExtractor],
-    clip: ClipFeatures | None,
-    size: int | None,
-) -> dict[str, Any]:
+@dataclass
+class Measuring:
+    """What measures, and the features of real images that were computed for an earlier row.
+
+    Attributes:
+        extractors: of the Fréchet distances.
+        clip: of CLIP-I; None without.
+        size: that both sets are squashed to, pixels; as they are if None.
+        resamples: of the intervals.
+    """
+
+    extractors: Sequence[FeatureExtractor]
+    clip: ClipFeatures | None
+    size: int | None
+    resamples: int
+    _known: dict[tuple[str, tuple[Path, ...]], Features] = field(default_factory=dict)
+
+    def features(self, extractor: FeatureExtractor | ClipFeatures, images: ImageSet) -> Features:
+        """Of real images, computed once."""
+        key = extractor.name, images.paths
+        if key not in self._known:
+            self._known[key] = extractor(images.paths, self.size)
+        return self._known[key]
+
+
+def measure(painted: ImageSet, real: ImageSet, by: Measuring) -> dict[str, Any]:
     """The figures of one set of painted images, the floor of each distance, and what warns of them.
 
-    Returns "figures" and "halves", by column; "images", of each set; "sizes" in pixels; "warnings".
+    Returns "figures", "intervals" (95 %) and "halves", by column; "images", of each set; "sizes" in pixels; "warnings".
     """
-    found: dict[str, Any] = {"figures": {}, "halves": {}, "images": [len(painted), len(real)]}
+    found: dict[str, Any] = {"figures": {}, "intervals": {}, "halves": {}, "images": [len(painted), len(real)]}
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always", UserWarning)
-        for extractor in extractors:
-            distance = frechet(painted, real, extractor, size=size, resamples=0, progress=False)
+        for extractor in by.extractors:
+            known = by.features(extractor, real)
+            distance = frechet(painted, real, extractor, size=by.size, known=known, resamples=by.resamples)
             found["figures"][column(extractor)] = distance.distance
+            found["intervals"][column(extractor)] = distance.interval
             found["halves"][column(extractor)] = distance.halves
-    if clip is not None:
-        similarity = clip_similarity(painted, real, clip, size=size, progress=False)
-        found["figures"]["CLIP-I"] = similarity.to_set.mean
+    if by.clip is not None:
+        similarity = clip_similarity(painted, real, by.clip, size=by.size, known=by.features(by.clip, real))
         found["halves"]["CLIP-I"] = similarity.real.mean
-        if similarity.in_pairs is not None:
-            found["figures"]["CLIP-I, in pairs"] = similarity.in_pairs.mean
+        for name, each in (("CLIP-I", similarity.to_set), ("CLIP-I, in pairs", similarity.in_pairs)):
+            if each is not None:
+                found["figures"][name], found["intervals"][name] = each.mean, each.interval
     sizes = [sizes_of(painted.paths), sizes_of(real.paths)]
     return {**found, "sizes": sizes, "warnings": [str(each.message) for each in told]}
 
@@ -231,7 +255,7 @@ def run_row(
     seed: int,
     model: Path,
     real: ImageSet,
-    extractors: tuple[Sequence[FeatureExtractor], ClipFeatures | None],
+    by: Measuring,
     settings: argparse.Namespace,
 ) -> dict[str, Any]:
     """Paint and measure, or take what was measured before of the same model, images and weights."""
@@ -241,7 +265,7 @@ def run_row(
     if record.is_file() and (known := json.loads(record.read_text()))["of"] == of:
         return known["found"]
     painted = read_set(folder)
-    found = measure(painted, of_its_masks(painted, real), *extractors, settings.size)
+    found = measure(painted, of_its_masks(painted, real), by)
     found["seen"] = seen_before(model, read_datalist(settings.dataset_dir, settings.protocol, settings.split))
     write_json(record, {"of": of, "found": found})
     return found
@@ -250,6 +274,7 @@ def run_row(
 def _digest(settings: argparse.Namespace) -> str:
     # Of what the figures depend on besides model and images.
     told: list[Any] = [settings.sampling_steps, settings.guidance, settings.control_scale, settings.size]
+    told.append(settings.resamples)
     inception = Path(settings.inception or kept_inception_weights())
     for path in (_order_weights(), inception if inception.is_file() else None, settings.clip):
         told.append(path and weights_digest(path))
@@ -267,12 +292,20 @@ def show(found: Mapping[str, list[Mapping[str, Any]]], settings: argparse.Namesp
     rows = []
     for name, own in found.items():
         label = COMPONENTS[name][0] if settings.table == 6 and name in COMPONENTS else NAMES.get(name, name)
-        cells = [spread([each["figures"].get(each_of) for each in own], 1, _digits(each_of)) for each_of in columns]
+        cells = [_cell(own, each_of) for each_of in columns]
         rows.append((label, *cells, *printed.get(name, ("–", "–"))))
     floor = [spread([every[0]["halves"].get(name)], 1, _digits(name)) for name in columns]
     rows.append(("two halves of the real images", *floor, "–", "–"))
     header = ("model", *columns, "paper: FID", "paper: CLIP-I")
     return reporting.publish(settings.out, f"table_{settings.table}", header, rows, _notes(every, settings))
+
+
+def _cell(own: Sequence[Mapping[str, Any]], name: str) -> str:
+    # Of several seeds their spread; of one model the interval over images.
+    digits = _digits(name)
+    shown = spread([each["figures"].get(name) for each in own], 1, digits)
+    interval = own[0]["intervals"].get(name) if len(own) == 1 else None
+    return shown if interval is None else f"{shown} [{interval[0]:.{digits}f}, {interval[1]:.{digits}f}]"
 
 
 def _digits(name: str) -> int:
@@ -290,7 +323,8 @@ def _notes(every: Sequence[Mapping[str, Any]], settings: argparse.Namespace) -> 
         f"{' or '.join(map(str, counts))} of each, {sizes}; {settings.sampling_steps} steps of DDIM, guidance "
         f"{settings.guidance or 'the bundle’s own'}, control scale {settings.control_scale or 'the model’s own'}, "
         f"scale {scale_of(models)}; seeds of the models {', '.join(map(str, seeds))}",
-        "mean ± standard deviation over these seeds; two halves: what images of one kind come to, half as many of each",
+        "mean ± standard deviation over these seeds; of one model [95 % interval over groups of images]; two halves: "
+        "what images of one kind come to, half as many of each",
     ]
     lines += dict.fromkeys(f"warning: {told}" for each in every for told in each["warnings"])
     seen = max((each["seen"].get("training", 0) for each in every), default=0)
@@ -316,6 +350,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     options.add_argument("--clip", help="the folder of a CLIP")
     options.add_argument("--version", type=int, choices=(1, 2), default=2, help="of the paper, whose figures are shown")
     options.add_argument("--size", type=int, help="squash both sets to so many pixels first; as they are if not given")
+    options.add_argument("--resamples", type=int, default=100, help="of the intervals; 0 leaves them out (100)")
     options.add_argument("--device", default="cpu", help="cpu, or cuda")
     return options.parse_args(arguments)
 
@@ -328,12 +363,13 @@ def main(arguments: list[str] | None = None) -> None:
     settings.runs = train_painters(settings, components=settings.table == 6) or settings.runs
     settings = checked(settings)
     head = reporting.heading("benchmarks.law_quality", settings)
-    *extractors, missing = _extractors(settings)
+    extractors, clip, missing = _extractors(settings)
+    by = Measuring(extractors, clip, settings.size, settings.resamples)
     print("".join(f"{line}\n" for line in missing), end="")
     real = read_set(settings.dataset_dir, settings.protocol, settings.split)
     found: dict[str, list[Mapping[str, Any]]] = {}
     for name, seeds in settings.models.items():
-        found[name] = [run_row(name, seed, model, real, tuple(extractors), settings) for seed, model in seeds.items()]
+        found[name] = [run_row(name, seed, model, real, by, settings) for seed, model in seeds.items()]
         content = json.loads(json.dumps({**head, "results": found}, default=str))
         write_json(f"{settings.out}/table_{settings.table}.json", content)
     print(f"\n{show(found, settings)}")

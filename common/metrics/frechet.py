@@ -9,12 +9,13 @@ images than features, beside its limit for endless images (Chong and Forsyth 202
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..data.progress import bar
 from ..errors import InputError
 from .features import Features
 from .inception import import_pytorch_fid
@@ -92,6 +93,7 @@ def measure(
     distance: float | None = None,
     resamples: int = 100,
     seed: int = 0,
+    progress: bool = False,
 ) -> FrechetDistance:
     """A Fréchet distance with its interval, its limit and its floor.
 
@@ -100,7 +102,8 @@ def measure(
         groups: of the rows of each; the bootstrap draws whole groups.
         distance: of the two, where it is known (`fid`).
         resamples: of the bootstrap; 0 leaves the interval out.
-        seed: of the bootstrap, and of the draws for limit and halves.
+        seed: of the bootstrap, and of the draws for limit and halves; 0 or more. Equal seeds, equal intervals.
+        progress: whether the bootstrap shows a bar.
 
     Warns:
         UserWarning: if a set has no more images than features.
@@ -117,9 +120,10 @@ def measure(
             "and to be compared only with that of as many images",
             stacklevel=2,
         )
+    draws = bar(range(resamples), "bootstrap", "draw", resamples, progress and resamples > 0)
     return FrechetDistance(
         distance,
-        _interval(painted, real, groups, distance, resamples, generator),
+        _interval(painted, real, groups, distance, draws, generator),
         images,
         painted.shape[1],
         _limit(painted, real, generator),
@@ -159,16 +163,15 @@ def _interval(
     real: Features,
     groups: tuple[Sequence[str], Sequence[str]],
     distance: float,
-    resamples: int,
+    resamples: Iterable[int],
     generator: np.random.Generator,
 ) -> tuple[float, float] | None:
     # A sample drawn from a sample repeats rows, which raises every distance; so their spread is kept, not their place.
-    if not resamples:
-        return None
     values = [
-        frechet_distance(painted[_drawn(groups[0], generator)], real[_drawn(groups[1], generator)])
-        for _ in range(resamples)
+        frechet_distance(painted[_drawn(groups[0], generator)], real[_drawn(groups[1], generator)]) for _ in resamples
     ]
+    if not values:
+        return None
     low, high = np.percentile(values, [2.5, 97.5]) - np.mean(values) + distance
     return float(max(low, 0.0)), float(high)
 

@@ -46,6 +46,7 @@ def frechet(
     extractor: FeatureExtractor,
     *,
     size: int | None = None,
+    known: Features | None = None,
     resamples: int = 100,
     seed: int = 0,
     progress: bool = True,
@@ -53,20 +54,49 @@ def frechet(
     """The Fréchet distance of two sets of images on an extractor's features; FID where that is Inception.
 
     Args:
+        painted, real: images.
+        extractor: of the features.
         size: both sets are squashed to so many pixels first; as they are if None.
+        known: features of the real images at that size, where they were computed before.
         resamples, seed: see `frechet.measure`.
+        progress: whether bars are shown.
+
+    Warns:
+        UserWarning: if a set has no more images than features; or see `frechet.fid`.
+
+    Raises:
+        InputError: if an image cannot be read, or see `frechet.frechet_distance`.
     """
-    features = [extractor(each.paths, size, progress=progress) for each in (painted, real)]
+    own = extractor(painted.paths, size, progress=progress)
+    features = own, extractor(real.paths, size, progress=progress) if known is None else known
     distance = fid(*features) if isinstance(extractor, InceptionFeatures) else None
     groups = painted.groups, real.groups
-    return measure(*features, groups, distance=distance, resamples=resamples, seed=seed)
+    return measure(*features, groups, distance=distance, resamples=resamples, seed=seed, progress=progress)
 
 
 def clip_similarity(
-    painted: ImageSet, real: ImageSet, extractor: ClipFeatures, *, size: int | None = None, progress: bool = True
+    painted: ImageSet,
+    real: ImageSet,
+    extractor: ClipFeatures,
+    *,
+    size: int | None = None,
+    known: Features | None = None,
+    progress: bool = True,
 ) -> ClipSimilarity:
-    """CLIP-I (section 4.1.3) of painted images against real ones."""
-    own, reference = (extractor(each.paths, size, progress=progress) for each in (painted, real))
+    """CLIP-I (section 4.1.3) of painted images against real ones.
+
+    Args:
+        painted, real: images.
+        extractor: of the embeddings.
+        size: both sets are squashed to so many pixels first; as they are if None.
+        known: embeddings of the real images at that size, where they were computed before.
+        progress: whether bars are shown.
+
+    Raises:
+        InputError: if an image cannot be read.
+    """
+    own = extractor(painted.paths, size, progress=progress)
+    reference = extractor(real.paths, size, progress=progress) if known is None else known
     rows = rows_of_origins(painted.origins, real.masks)
     in_pairs = None if rows is None else _estimate(similarity_in_pairs(own, reference[rows]), painted)
     return ClipSimilarity(
@@ -81,7 +111,7 @@ def _estimate(values: Features, images: ImageSet) -> Estimate:
 
 
 def plain(measured: Mapping[str, FrechetDistance | ClipSimilarity]) -> dict[str, Any]:
-    """What was measured as numbers, lists and dicts, for a JSON file."""
+    """What was measured, by name as it was given, as numbers, lists and dicts, for a JSON file."""
     return {name: asdict(each) for name, each in measured.items()}
 
 

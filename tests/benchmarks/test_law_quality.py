@@ -6,6 +6,7 @@ import csv
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks import law_quality
@@ -14,7 +15,10 @@ from common.files import write_json
 from common.law import TABLE_6
 from common.law.loading import build_tiny, save_denoiser
 from common.law.objectives import OBJECTIVES
+from common.metrics.features import SegmenterFeatures
+from common.metrics.image_sets import read_set
 from common.metrics.inception import SHA256
+from tests.bundles.contract import REPOSITORY
 from tests.bundles.drawn import TRAINING, draw_prepared
 from tests.law.small import PROMPT
 from tests.metrics.weights import save_clip
@@ -71,10 +75,23 @@ def test_a_figure_of_the_papers_stands_beside_its_own_images_alone(
     settings.papers = papers
     figures = {"Fréchet, ORDER's features": 1.5}
     found = {"figures": figures, "halves": figures, "images": [4, 4], "sizes": ["32 × 32"] * 2, "warnings": ["few"]}
+    found["intervals"] = {"Fréchet, ORDER's features": [1.25, 1.75]}
     shown = law_quality.show({"law": [{**found, "seen": {}}], "own": [{**found, "seen": {"training": 3}}]}, settings)
     assert (printed in shown) if printed else ("±" not in shown.split("mean ± standard")[0])
     assert "warning: few" in shown and ("3 of these test images" in shown) == (table == 2)
     assert "two halves of the real images" in shown
+    assert "1.50 [1.25, 1.75]" in shown  # one model has no spread over seeds
+    several = law_quality.show({"law": 2 * [{**found, "seen": {}}]}, settings)
+    assert "1.50 ± 0.00" in several and "[1.25" not in several
+
+
+def test_features_of_the_real_images_are_computed_once(data: Path) -> None:
+    extractor = SegmenterFeatures(REPOSITORY / "order_polyps" / "models" / "model.pt", image_size=32)
+    by = law_quality.Measuring([extractor], None, None, 0)
+    sets = [read_set(data, None, split) for split in ("training", "test")]
+    first, other = (by.features(extractor, each) for each in sets)
+    assert by.features(extractor, sets[0]) is first and len(first) == len(sets[0]) and len(other) == len(sets[1])
+    assert np.array_equal(other, extractor(sets[1].paths, progress=False))
 
 
 @pytest.mark.slow
@@ -145,6 +162,7 @@ def test_every_row_of_the_paper_is_one_that_can_be_trained() -> None:
         (["--runs", "{tmp}"], "holds no row that is done"),
         (["--models", "law={model}", "--device", "abacus"], "--device abacus cannot be used here"),
         (["--models", "law={model}", "--size", "0"], "--size has to be 1 or more"),
+        (["--models", "law={model}", "--resamples", "-1"], "--resamples has to be 0 or more"),
         (["--models", "law={tmp}", "--runs", "{tmp}"], "both name who paints"),
         (
             ["--runs", "{tmp}", "--train", "--steps", "1"],
