@@ -103,6 +103,10 @@ def audit(
         extractor: of the features.
         size: real images are squashed to so many pixels first, such as painted ones have; as they are if None.
         seed: of the bootstrap.
+        progress: whether bars are shown.
+
+    Raises:
+        InputError: if an image cannot be read.
     """
     known = extractor(training.paths, size, progress=progress)
     centre, spread = known.mean(axis=0), known.std(axis=0)

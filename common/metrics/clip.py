@@ -72,6 +72,11 @@ class ClipFeatures:
     def __call__(
         self, images: Sequence[Path], size: int | None = None, flip: tuple[int, ...] = (), progress: bool = True
     ) -> Features:
+        """Features of image files ``(N, dimensions)`` float64; see `FeatureExtractor`.
+
+        Raises:
+            InputError: if an image cannot be read.
+        """
         seen = []
         for shown in batches(images, size, flip, self.batch_size, self.name, progress):
             pixels = self.processor(images=shown, return_tensors="pt")["pixel_values"].to(self.device)

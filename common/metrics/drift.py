@@ -44,7 +44,14 @@ def layout_drift(found: NDArray[np.bool_], asked: NDArray[np.bool_]) -> dict[str
 
 @dataclass(frozen=True)
 class DriftRecord:
-    """Of one image: its name, its group, its drift, whether a lesion was asked for, and whether one was found."""
+    """Of one image.
+
+    Attributes:
+        image: its file's name.
+        group: what it may not be counted as independent of.
+        drift: of `layout_drift`: ``centroid`` in sides of the image, ``area`` as a share of the asked one.
+        asked, found: whether there was a lesion to find, and whether one was found, however small.
+    """
 
     image: str
     group: str

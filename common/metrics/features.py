@@ -34,7 +34,14 @@ class FeatureExtractor(Protocol):
     def __call__(
         self, images: Sequence[Path], size: int | None = None, flip: tuple[int, ...] = (), progress: bool = True
     ) -> Features:
-        """The features of image files, read and squashed by `read_squashed`, mirrored over `flip` (axes of (H, W))."""
+        """The features of image files, ``(N, dimensions)`` float64.
+
+        Args:
+            images: files.
+            size: that they are squashed to, pixels, by `read_squashed`; as they are if None.
+            flip: axes of (H, W) that they are mirrored over.
+            progress: whether a bar is shown.
+        """
         ...
 
 
@@ -87,6 +94,11 @@ class SegmenterFeatures:
     def __call__(
         self, images: Sequence[Path], size: int | None = None, flip: tuple[int, ...] = (), progress: bool = True
     ) -> Features:
+        """Features of image files ``(N, 84)`` float64; see `FeatureExtractor`.
+
+        Raises:
+            InputError: if an image cannot be read.
+        """
         seen: list[Features] = []
         for shown in batches(images, size, flip, self.batch_size, self.name, progress):
             own = (self.image_size, self.image_size)

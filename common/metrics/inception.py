@@ -76,6 +76,11 @@ class InceptionFeatures:
     def __call__(
         self, images: Sequence[Path], size: int | None = None, flip: tuple[int, ...] = (), progress: bool = True
     ) -> Features:
+        """Features of image files ``(N, dimensions)`` float64; see `FeatureExtractor`.
+
+        Raises:
+            InputError: if an image cannot be read.
+        """
         seen = []
         for shown in batches(images, size, flip, self.batch_size, self.name, progress):
             pixels = torch.cat([_to_side(as_tensor(image)[None].to(self.device)) for image in shown])

@@ -77,6 +77,21 @@ def test_a_table_is_trained_measured_and_goes_on(given: list[str], tmp_path: Pat
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("table", "row", "parameters", "measured_on"),
+    [(8, "cbam_21", "26,663", "test"), (10, "order_all", "47,", "validation")],
+)
+def test_tables_of_attention_and_of_skips(
+    given: list[str], tmp_path: Path, capsys, table: int, row: str, parameters: str, measured_on: str
+) -> None:
+    order_tables.main(["--table", str(table), *given, "--out", str(tmp_path), "--rows", row])
+    said = capsys.readouterr().out
+    assert parameters in said and f"measured on {measured_on}" in said and "±" not in said
+    (outcome,) = json.loads((tmp_path / f"table_{table}.json").read_text())["results"][row]
+    assert 0 <= outcome["dice"] <= 1
+
+
+@pytest.mark.slow
 def test_a_row_that_fails_does_not_stop_the_others(given: list[str], tmp_path: Path, capsys, monkeypatch) -> None:
     """As where a network runs out of memory; here its weights cannot be kept."""
     out = tmp_path / "table"
