@@ -24,7 +24,7 @@ from common.law.presets import TINY, find_preset
 from common.settings import setting_faults
 
 from . import runs
-from .runs import OVERLAY, REPOSITORY, bundle_command, given, read_history, spread, succeeds
+from .runs import OVERLAY, REPOSITORY, bundle_command, config_digest, given, read_history, spread, succeeds
 
 SEGMENTER = REPOSITORY / "order_polyps" / "configs"
 ERRORS = ("error on lesions", "elsewhere")
@@ -162,10 +162,16 @@ def run_ceiling(settings: argparse.Namespace) -> tuple[float, float]:
     return means
 
 
+def _config(settings: argparse.Namespace, name: str) -> str:
+    return str(REPOSITORY / settings.bundle / "configs" / f"{name}.yaml")
+
+
+def _training_files(settings: argparse.Namespace) -> list[str]:
+    return [_config(settings, name) for name in ("train", *settings.overlays)]
+
+
 def _merged(settings: argparse.Namespace) -> dict[str, Any]:
-    configs = REPOSITORY / settings.bundle / "configs"
-    files = [str(configs / f"{name}.yaml") for name in ("train", *settings.overlays)]
-    return dict(ConfigParser.load_config_files(files))
+    return dict(ConfigParser.load_config_files(_training_files(settings)))
 
 
 def _measuring_real(folder: Path, settings: argparse.Namespace) -> list[str]:
@@ -176,9 +182,9 @@ def _measuring_real(folder: Path, settings: argparse.Namespace) -> list[str]:
 
 def _digests(settings: argparse.Namespace) -> dict[str, str]:
     # What the commands only name, by its content: a finished row is not taken for that of other weights or defaults.
-    prior, configs = _prior(settings), json.dumps([_merged(settings), _evaluating(settings)], sort_keys=True)
+    prior = _prior(settings)
     return {
-        "configs": hashlib.sha256(configs.encode()).hexdigest(),
+        "configs": config_digest(_training_files(settings), [_config(settings, "evaluate")]),
         "prior": model_digest(prior) if prior.is_dir() else str(prior),
         "segmenter": hashlib.sha256(Path(settings.segmenter).read_bytes()).hexdigest(),
         "data": fingerprint(settings.dataset_dir, settings.protocol, ("training", "validation", settings.split)),
@@ -190,7 +196,7 @@ def _prior(settings: argparse.Namespace) -> Path:
 
 
 def _evaluating(settings: argparse.Namespace) -> dict[str, Any]:
-    return ConfigParser.load_config_file(REPOSITORY / settings.bundle / "configs" / "evaluate.yaml")
+    return ConfigParser.load_config_file(_config(settings, "evaluate"))
 
 
 def _own_segmenter(settings: argparse.Namespace) -> Path:
@@ -228,8 +234,7 @@ def errors_of(outcomes: Sequence[Outcome]) -> tuple[str, str]:
 
 
 def _training(folder: Path, seed: int, settings: argparse.Namespace) -> list[str]:
-    configs = REPOSITORY / settings.bundle / "configs"
-    files = [str(configs / f"{name}.yaml") for name in ("train", *settings.overlays)] + [str(folder / OVERLAY)]
+    files = [*_training_files(settings), str(folder / OVERLAY)]
     options = {"seed": seed, "steps": settings.steps, "steps_per_epoch": settings.steps_per_epoch}
     options |= given(settings, "weights", "protocol", "batch_size")
     options |= {"dataset_dir": str(Path(settings.dataset_dir).resolve()), "output_dir": str(folder / "run")}
@@ -244,7 +249,7 @@ def _measuring(folder: Path, settings: argparse.Namespace) -> list[str]:
         options["base"] = settings.weights  # which has the encoders that a run does not keep
     options |= {"checkpoint": str(folder / "run" / "model"), "output_dir": str(folder / "evaluation")}
     options |= {"steps": settings.sampling_steps}
-    return bundle_command("evaluate", str(REPOSITORY / settings.bundle / "configs" / "evaluate.yaml"), options)
+    return bundle_command("evaluate", _config(settings, "evaluate"), options)
 
 
 def _read_means(folder: Path) -> tuple[float, float]:
