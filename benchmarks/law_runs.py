@@ -23,7 +23,7 @@ from common.metrics.recovery import check_segmenter, write_at_size
 from common.settings import setting_faults
 
 from . import runs
-from .runs import OVERLAY, REPOSITORY, bundle_command, given, read_history, spread, succeeds
+from .runs import OVERLAY, REPOSITORY, bundle_command, config_digest, given, read_history, spread, succeeds
 
 SEGMENTER = REPOSITORY / "order_polyps" / "configs" / "evaluate.yaml"  # it looks at an image as every bundle's does
 NETWORKS = REPOSITORY / "common" / "baselines" / "configs"
@@ -163,10 +163,16 @@ def run_ceiling(settings: argparse.Namespace) -> tuple[float, float]:
     return means
 
 
+def _config(settings: argparse.Namespace, name: str) -> str:
+    return str(REPOSITORY / settings.bundle / "configs" / f"{name}.yaml")
+
+
+def _training_files(settings: argparse.Namespace) -> list[str]:
+    return [_config(settings, name) for name in ("train", *settings.overlays)]
+
+
 def _merged(settings: argparse.Namespace) -> dict[str, Any]:
-    configs = REPOSITORY / settings.bundle / "configs"
-    files = [str(configs / f"{name}.yaml") for name in ("train", *settings.overlays)]
-    return dict(ConfigParser.load_config_files(files))
+    return dict(ConfigParser.load_config_files(_training_files(settings)))
 
 
 def _measuring_real(folder: Path, settings: argparse.Namespace) -> list[str]:
@@ -175,16 +181,16 @@ def _measuring_real(folder: Path, settings: argparse.Namespace) -> list[str]:
     return bundle_command("evaluate", _looking(SEGMENTER, settings), options)
 
 
-def _looking(evaluate: Path, settings: argparse.Namespace) -> list[str]:
+def _looking(evaluate: str | Path, settings: argparse.Namespace) -> list[str]:
     # A config that measures, for the network that looks.
     return [str(evaluate), *([] if settings.network is None else [str(NETWORKS / f"{settings.network}.yaml")])]
 
 
 def _digests(settings: argparse.Namespace) -> dict[str, str]:
     # What the commands only name, by its content: a finished row is not taken for that of other weights or defaults.
-    prior, configs = _prior(settings), json.dumps([_merged(settings), _evaluating(settings)], sort_keys=True)
+    prior = _prior(settings)
     return {
-        "configs": hashlib.sha256(configs.encode()).hexdigest(),
+        "configs": config_digest(_training_files(settings), _measuring_files(settings)),
         "prior": model_digest(prior) if prior.is_dir() else str(prior),
         "segmenter": hashlib.sha256(Path(settings.segmenter).read_bytes()).hexdigest(),
         "data": fingerprint(settings.dataset_dir, settings.protocol, ("training", "validation", settings.split)),
@@ -196,7 +202,7 @@ def _prior(settings: argparse.Namespace) -> Path:
 
 
 def _measuring_files(settings: argparse.Namespace) -> list[str]:
-    return _looking(REPOSITORY / settings.bundle / "configs" / "evaluate.yaml", settings)
+    return _looking(_config(settings, "evaluate"), settings)
 
 
 def _evaluating(settings: argparse.Namespace) -> dict[str, Any]:
@@ -229,8 +235,7 @@ def errors_of(outcomes: Sequence[Outcome]) -> tuple[str, str]:
 
 
 def _training(folder: Path, seed: int, settings: argparse.Namespace) -> list[str]:
-    configs = REPOSITORY / settings.bundle / "configs"
-    files = [str(configs / f"{name}.yaml") for name in ("train", *settings.overlays)] + [str(folder / OVERLAY)]
+    files = [*_training_files(settings), str(folder / OVERLAY)]
     options = {"seed": seed, "steps": settings.steps, "steps_per_epoch": settings.steps_per_epoch}
     options |= given(settings, "weights", "protocol", "batch_size")
     options |= {"dataset_dir": str(Path(settings.dataset_dir).resolve()), "output_dir": str(folder / "run")}

@@ -155,8 +155,8 @@ def device() -> str:
 
 
 def config_digest(*configs: Sequence[str]) -> str:
-    """SHA-256 of the contents of lists of config files, each list merged as MONAI does, which commands only name."""
-    contents = [dict(ConfigParser.load_config_files(list(files))) for files in configs]
+    """SHA-256 of what config files say, which commands only name; each list of them is merged as MONAI does."""
+    contents = [dict(ConfigParser.load_config_files(files)) for files in configs]
     return hashlib.sha256(json.dumps(contents, sort_keys=True, default=str).encode()).hexdigest()
 
 
