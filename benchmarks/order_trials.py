@@ -8,16 +8,21 @@ was stopped.
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from common.baselines import EGEUNet
 from common.data import fingerprint
+from common.data.folder import join_faults
 from common.errors import InputError, reports_input_errors
 from common.files import check_writable, write_json
+from common.weights import load_weights
 
-from . import reporting, runs
+from . import reporting, runs, trial_parts
 from .runs import OVERLAY, REPOSITORY, bundle_command, check_trainings, config_digest, given, read_history, spread
 
 PARTS = "benchmarks.trial_parts"
@@ -38,8 +43,8 @@ SHAPES = {
     "keys": ["image", "label"],
     "prob": 0.6,
     "rotate_range": 0.35,
-    "scale_range": 0.25,
-    "translate_range": "$@image_size // 10",
+    "scale_range": [0.25, 0.25],  # an axis each: a number alone would change the first
+    "translate_range": "$[@image_size // 10] * 2",
     "mode": ["bilinear", "nearest"],
     "padding_mode": "zeros",
 }
@@ -58,11 +63,13 @@ class Trial:
         what: it is, in words.
         overlay: config keys and values, over the recipe.
         scale: the image's size over that of the others; its Dice is at that size.
+        taught: whether ``--teacher`` goes to the first of its transforms.
     """
 
     what: str
     overlay: Mapping[str, Any] = field(default_factory=dict)
     scale: int = 1
+    taught: bool = False
 
 
 def _network(name: str) -> dict[str, Any]:
@@ -73,6 +80,18 @@ def _transforms(*transforms: Any) -> dict[str, Any]:
     return {"train#random_transforms": [*FLIPS, *transforms]}
 
 
+def _taught(**teacher: Any) -> dict[str, Any]:
+    return {"train#random_transforms": [{"_target_": f"{PARTS}.AddTeacher", **teacher}, *FLIPS]}
+
+
+SHIPPED = "$@bundle_root + '/models/model.pt'"
+EGE_UNET = {"_target_": "common.baselines.EGEUNet", "channels": [16, 32, 64, 128, 192, 256]}
+ONE_CYCLE = {
+    "_target_": "torch.optim.lr_scheduler.OneCycleLR",
+    "optimizer": "@optimizer",
+    "max_lr": "@learning_rate",
+    "total_steps": "$@epochs * len(@train#dataloader)",
+}
 SUPERVISED = {"_target_": "common.training.DeepSupervision", "loss": EQUATION_18, "weights": [1.0, 0.5, 0.25, 0.125]}
 TRIALS: dict[str, Trial] = {
     "base": Trial("nothing changed"),
@@ -93,15 +112,17 @@ TRIALS: dict[str, Trial] = {
     "backbone": Trial("no attention", {"network_def#attention_skips": []}),
     "skips_21": Trial("attention on skips {2, 1}: 6.98 GFLOPs", {"network_def#attention_skips": [2, 1]}),
     "pooled_21": Trial("attention on skips {2, 1}, pooled keys and values", _network("Pooled21")),
-    "teacher": Trial(
-        "half of the label by the shipped weights",
-        {
-            "train#random_transforms": [
-                {"_target_": f"{PARTS}.AddTeacher", "weights": "$@bundle_root + '/models/model.pt'"},
-                *FLIPS,
-            ]
-        },
+    "teacher": Trial("half of the label by the shipped weights", _taught(weights=SHIPPED)),
+    "larger_teacher": Trial(
+        "half of the label by EGE-UNet, 514,702 parameters, trained for --teacher",
+        _taught(weights=None, size="@image_size", network=EGE_UNET),
+        taught=True,
     ),
+    "boundary": Trial(
+        "the structure loss and a tenth of distances", {"loss": {"_target_": f"{PARTS}.StructureAndBoundary"}}
+    ),
+    "one_cycle": Trial("a rise over 30 % of the run, then a fall to 0", {"lr_scheduler": ONE_CYCLE}),
+    "post_norm": Trial("the attention normalises what it adds", _network("PostNorm")),
 }
 
 
@@ -124,14 +145,31 @@ def run_trial(name: str, seed: int, settings: argparse.Namespace) -> dict[str, A
     }
     options |= given(settings, "protocol", "val_interval")
     overlay = {"train#resolution#stages": [[1.0, 1.0]], **trial.overlay}
+    if trial.taught:
+        overlay["train#random_transforms#0#weights"] = settings.teacher
 
     def read(diverged: bool) -> dict[str, Any]:
         last = {} if diverged else read_history(folder / "run" / "history.csv")[-1]
         return {"dice": last.get("val_mean_dice"), "loss": last.get("loss")}
 
     command = bundle_command("training", files, options, settings.processes)
-    of = {"configs": config_digest([*recipe, *several]), "data": settings.data}
+    of = {"configs": config_digest([*recipe, *several]), "data": settings.data, **_made_of(overlay, settings)}
     return runs.run_row(folder, command, (), overlay, of, read)
+
+
+def _made_of(overlay: Mapping[str, Any], settings: argparse.Namespace) -> dict[str, str]:
+    # What an overlay only names, by its content: an outcome is not taken for that of another teacher or part.
+    said, found = json.dumps(overlay), {}
+    if PARTS in said:
+        found["parts"] = _digest(Path(trial_parts.__file__))
+    if "AddTeacher" in said:
+        shipped = REPOSITORY / settings.bundle / "models" / "model.pt"
+        found["teacher"] = _digest(shipped if SHIPPED in said else Path(settings.teacher))
+    return found
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def show(outcomes: Mapping[str, list[Mapping[str, Any]]], settings: argparse.Namespace) -> str:
@@ -156,13 +194,19 @@ def checked(settings: argparse.Namespace) -> argparse.Namespace:
     Raises:
         InputError: for a value out of range, an unknown bundle, or a folder that cannot be read or written to.
     """
-    settings.trials, settings.seeds = list(dict.fromkeys(settings.trials)), list(dict.fromkeys(settings.seeds))
+    wanted = settings.trials or [name for name, trial in TRIALS.items() if settings.teacher or not trial.taught]
+    settings.trials, settings.seeds = list(dict.fromkeys(wanted)), list(dict.fromkeys(settings.seeds))
     if not (REPOSITORY / settings.bundle / "configs" / "recipe_best.yaml").is_file():
         raise InputError(
             f"--bundle: there is no {settings.bundle} with a recipe_best; name order_polyps or order_brisc"
         )
     settings.val_interval = settings.epochs  # the last epoch is what is compared
     check_trainings(settings, "epochs", "image_size", "batch_size", "val_interval")
+    if any(TRIALS[name].taught for name in settings.trials):
+        if settings.teacher is None:
+            raise InputError("larger_teacher: give --teacher, the model.pt of order_tables' row ege_unet")
+        settings.teacher = str(Path(settings.teacher).resolve())
+        load_weights(EGEUNet(channels=EGE_UNET["channels"]), settings.teacher)
     settings.data = fingerprint(settings.dataset_dir, settings.protocol)
     check_writable(settings.out)
     return settings
@@ -178,7 +222,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     options.add_argument("--dataset_dir", required=True, help="a prepared folder")
     options.add_argument("--out", required=True, metavar="FOLDER", help="a folder a run; given again, it goes on there")
     options.add_argument("--bundle", default="order_polyps")
-    options.add_argument("--trials", nargs="+", choices=list(TRIALS), default=list(TRIALS))
+    options.add_argument("--trials", nargs="+", choices=list(TRIALS), help="all; larger_teacher with a --teacher alone")
+    options.add_argument("--teacher", help="of larger_teacher: the model.pt of an EGE-UNet of the paper's size")
     options.add_argument("--seeds", type=int, nargs="+", default=[0])
     options.add_argument("--epochs", type=int, default=10, help="of each training (10)")
     options.add_argument("--image_size", type=int, default=128, help="128")
@@ -194,11 +239,18 @@ def main(arguments: list[str] | None = None) -> None:
     settings = checked(parse(arguments))
     head = reporting.heading("benchmarks.order_trials", settings)
     outcomes: dict[str, list[Mapping[str, Any]]] = {name: [] for name in settings.trials}
+    failed = []
     for seed in settings.seeds:  # every trial has one seed before any has two
         for name in settings.trials:
-            outcomes[name].append(run_trial(name, seed, settings))
-            write_json(f"{settings.out}/trials.json", {**head, "results": outcomes})
+            try:
+                outcomes[name].append(run_trial(name, seed, settings))
+            except InputError as error:
+                failed.append(f"{name}, seed {seed}: {error}")
+                print(f"not measured: {failed[-1]}", flush=True)
+            write_json(f"{settings.out}/trials.json", {**head, "results": outcomes, "failed": failed})
     print(f"\n{show(outcomes, settings)}")
+    if failed:
+        raise join_faults(failed, "the trials; the same command tries them again")
 
 
 if __name__ == "__main__":

@@ -10,10 +10,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from monai.losses import LogHausdorffDTLoss
 from torch import Tensor, nn
 
 from common.order import OrderNet
 from common.order.attention import BidirectionalSkipAttention
+from common.training import StructureLoss
 from common.weights import load_weights
 
 
@@ -42,9 +44,10 @@ class GateClosed(OrderNet):
 
 
 class PooledAttention(BidirectionalSkipAttention):
-    """Bidirectional attention whose keys and values are means of `factor`² positions: 1 / `factor`² of its products.
+    """Bidirectional attention whose keys and values are means of `factor`² positions.
 
-    The two directions then have a matrix each, since one and the same cannot be pooled on both sides.
+    The two directions then have a matrix each, since one and the same cannot be pooled on both sides: four products
+    of 1 / `factor`² the size, in the place of the algorithm's three.
     """
 
     def __init__(self, channels: int, factor: int, num_heads: int, head_dim: int) -> None:
@@ -69,7 +72,7 @@ class PooledAttention(BidirectionalSkipAttention):
 
 
 class Pooled21(OrderNet):
-    """ORDER{2,1}, the best of the paper's table 10, within the cost of ORDER{0,1}: keys of 8² and 4² positions.
+    """ORDER{2,1}, within the cost of ORDER{0,1}: each key and value is a mean of 8² or 4² positions.
 
     Arguments are `OrderNet`'s, but for ``attention_skips``.
     """
@@ -80,6 +83,36 @@ class Pooled21(OrderNet):
             plain = self.skips[place]
             width = plain.norm_decoder.weight.numel()
             self.skips[place] = PooledAttention(width, factor, plain.num_heads, plain.head_dim)
+
+
+class PostNormAttention(BidirectionalSkipAttention):
+    """Bidirectional attention that normalises what it adds, in the place of what it attends to."""
+
+    def projections(self, decoder: Tensor, encoder: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Q_d, V_d, K_e, V_e, each ``(B, heads, H·W, dim)``."""
+        return (
+            self.tokens(self.query_decoder(decoder)),
+            self.tokens(self.value_decoder(decoder)),
+            self.tokens(self.key_encoder(encoder)),
+            self.tokens(self.value_encoder(encoder)),
+        )
+
+    def forward(self, decoder: Tensor, encoder: Tensor) -> Tensor:
+        read_encoder, read_decoder = self.attend(decoder, encoder)
+        delta_decoder = self.norm_decoder(self.project_decoder(self.feature_map(read_encoder, decoder)))
+        delta_encoder = self.norm_encoder(self.project_encoder(self.feature_map(read_decoder, encoder)))
+        return decoder + encoder + self.confidence(decoder, encoder) * (delta_decoder + delta_encoder)
+
+
+class PostNorm(OrderNet):
+    """ORDER whose attention normalises after itself, not before. Arguments are `OrderNet`'s."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        for place, plain in enumerate(self.skips):
+            if isinstance(plain, BidirectionalSkipAttention):
+                width = plain.norm_decoder.weight.numel()
+                self.skips[place] = PostNormAttention(width, plain.num_heads, plain.head_dim)
 
 
 class Supervised(OrderNet):
@@ -120,21 +153,39 @@ class HalfResolution(nn.Module):
         return F.pixel_shuffle(self.network(F.pixel_unshuffle(image, 2)), 2)
 
 
+class StructureAndBoundary(nn.Module):
+    """The structure loss, and a tenth of how far off the outline is: MONAI's loss of distances, its logarithm.
+
+    Logits and binary target ``(B, 1, H, W)`` → scalar.
+    """
+
+    def __init__(self, share: float = 0.1) -> None:
+        super().__init__()
+        self.structure, self.distance = StructureLoss(), LogHausdorffDTLoss(include_background=True, sigmoid=True)
+        self.share = share
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        return self.structure(logits, target) + self.share * self.distance(logits, target)
+
+
 class AddTeacher:
-    """A transform of items: the label becomes a mean of itself and of what weights of ORDER see, over four flips.
+    """A transform of items: the label becomes a mean of itself and of what another's weights see, over four flips.
 
     Args:
-        weights: of an ORDER, which looks at 256².
+        weights: of the teacher.
+        network: the teacher, an ORDER if not given.
+        size: of the image that it looks at.
         share: of the teacher.
     """
 
-    def __init__(self, weights: str, share: float = 0.5) -> None:
-        self.network, self.share = load_weights(OrderNet(), weights).eval(), share
+    def __init__(self, weights: str, network: nn.Module | None = None, size: int = 256, share: float = 0.5) -> None:
+        self.network = load_weights(OrderNet() if network is None else network, weights).eval()
+        self.size, self.share = size, share
 
     @torch.no_grad()
     def __call__(self, item: Mapping[str, Any]) -> dict[str, Any]:
         image = torch.as_tensor(item["image"])[None]
-        large = F.interpolate(image, size=(256, 256), mode="bilinear", align_corners=False)
+        large = F.interpolate(image, size=(self.size, self.size), mode="bilinear", align_corners=False)
         flips: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))
         logits = sum(torch.flip(self.network(torch.flip(large, axes)), axes) for axes in flips) / len(flips)
         seen = F.interpolate(torch.sigmoid(logits), size=image.shape[2:], mode="area")[0]

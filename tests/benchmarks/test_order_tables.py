@@ -36,13 +36,14 @@ def test_every_configuration_that_is_counted_can_be_trained_as_a_row() -> None:
     assert {row.name for row in ROWS.values()} == ALL.keys()
 
 
+@pytest.mark.parametrize("bundle", ["order_polyps", "order_brisc"])
 @pytest.mark.parametrize("name", sorted(ROWS))
-def test_a_bundle_builds_the_network_that_is_counted(name: str) -> None:
+def test_a_bundle_builds_the_network_that_is_counted(name: str, bundle: str) -> None:
     """The configs of a row, merged, and the configuration whose parameters the table shows."""
     if name == "pranet" and find_spec("timm") is None:
         pytest.skip("timm is not installed")
     row = ROWS[name]
-    train = [str(REPOSITORY / "order_polyps" / "configs" / f"{each}.yaml") for each in ("train", "recipe_best")]
+    train = [str(REPOSITORY / bundle / "configs" / f"{each}.yaml") for each in ("train", "recipe_best")]
     parser = ConfigParser(ConfigParser.load_config_files([*train, *row.files]))
     parser.update(dict(row.changes))
     built = parser.get_parsed_content("network_def")
@@ -51,6 +52,16 @@ def test_a_bundle_builds_the_network_that_is_counted(name: str) -> None:
     # Heads that only a deeply supervised training has are not counted.
     heads = {n: p.shape for n, p in built.named_parameters() if not n.startswith("deep_supervision_heads.")}
     assert heads == {n: p.shape for n, p in counted.named_parameters()}
+
+
+@pytest.mark.slow
+def test_a_row_of_the_other_bundle_is_trained_and_measured(given: list[str], tmp_path: Path) -> None:
+    command = ["--table", "7", *given, "--bundle", "order_brisc", "--out", str(tmp_path), "--rows", "mk_unet"]
+    order_tables.main(command)
+    (outcome,) = json.loads((tmp_path / "table_7.json").read_text())["results"]["mk_unet"]
+    assert 0 <= outcome["dice"] <= 1 and outcome["sources"].keys() == {"drawn"}
+    configs = json.loads((tmp_path / "mk_unet_0" / "outcome.json").read_text())["ran"]["training"]
+    assert "order_brisc/configs/train.yaml" in configs and "order_polyps" not in configs
 
 
 @pytest.mark.slow
