@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +23,17 @@ from common.law.presets import TINY, find_preset
 from common.settings import setting_faults
 
 from . import runs
-from .runs import OVERLAY, REPOSITORY, bundle_command, config_digest, given, read_history, spread, succeeds
+from .runs import (
+    OVERLAY,
+    REPOSITORY,
+    bundle_command,
+    config_digest,
+    file_digest,
+    given,
+    read_history,
+    spread,
+    succeeds,
+)
 
 SEGMENTER = REPOSITORY / "order_polyps" / "configs"
 ERRORS = ("error on lesions", "elsewhere")
@@ -186,7 +195,7 @@ def _digests(settings: argparse.Namespace) -> dict[str, str]:
     return {
         "configs": config_digest(_training_files(settings), [_config(settings, "evaluate")]),
         "prior": model_digest(prior) if prior.is_dir() else str(prior),
-        "segmenter": hashlib.sha256(Path(settings.segmenter).read_bytes()).hexdigest(),
+        "segmenter": file_digest(settings.segmenter),
         "data": fingerprint(settings.dataset_dir, settings.protocol, ("training", "validation", settings.split)),
     }
 
