@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +22,17 @@ from common.metrics.recovery import check_segmenter, write_at_size
 from common.settings import setting_faults
 
 from . import runs
-from .runs import OVERLAY, REPOSITORY, bundle_command, config_digest, given, read_history, spread, succeeds
+from .runs import (
+    OVERLAY,
+    REPOSITORY,
+    bundle_command,
+    config_digest,
+    file_digest,
+    given,
+    read_history,
+    spread,
+    succeeds,
+)
 
 SEGMENTER = REPOSITORY / "order_polyps" / "configs" / "evaluate.yaml"  # it looks at an image as every bundle's does
 NETWORKS = REPOSITORY / "common" / "baselines" / "configs"
@@ -192,7 +201,7 @@ def _digests(settings: argparse.Namespace) -> dict[str, str]:
     return {
         "configs": config_digest(_training_files(settings), _measuring_files(settings)),
         "prior": model_digest(prior) if prior.is_dir() else str(prior),
-        "segmenter": hashlib.sha256(Path(settings.segmenter).read_bytes()).hexdigest(),
+        "segmenter": file_digest(settings.segmenter),
         "data": fingerprint(settings.dataset_dir, settings.protocol, ("training", "validation", settings.split)),
     }
 

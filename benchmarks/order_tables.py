@@ -142,15 +142,12 @@ def main(arguments: list[str] | None = None) -> None:
     settings = checked(parse(arguments))
     head = reporting.heading("benchmarks.order_tables", settings)
     counted = {name: measure(ROWS[name].configuration) for name in settings.rows}
-    outcomes: dict[str, list[Outcome]] = {name: [] for name in settings.rows}
-    failed = []
-    for name, seed in in_turn(settings):
-        try:
-            outcomes[name].append(run_row(name, seed, settings))
-        except InputError as error:
-            failed.append(f"{name}, seed {seed}: {error}")
-            print(f"not measured: {failed[-1]}", flush=True)
-        write_json(f"{settings.out}/table_{settings.table}.json", {**head, "results": outcomes, "failed": failed})
+    outcomes, failed = runs.run_each(
+        settings.rows,
+        in_turn(settings),
+        lambda name, seed: run_row(name, seed, settings),
+        lambda found: write_json(f"{settings.out}/table_{settings.table}.json", {**head, **found}),
+    )
     print(f"\n{show(outcomes, counted, settings)}")
     if failed:
         raise join_faults(failed, "the table's rows; the same command tries them again")

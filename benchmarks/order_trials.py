@@ -8,14 +8,12 @@ was stopped.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from common.baselines import EGEUNet
 from common.data import fingerprint
 from common.data.folder import join_faults
 from common.errors import InputError, reports_input_errors
@@ -23,7 +21,19 @@ from common.files import check_writable, write_json
 from common.weights import load_weights
 
 from . import reporting, runs, trial_parts
-from .runs import OVERLAY, REPOSITORY, bundle_command, check_trainings, config_digest, given, read_history, spread
+from .configurations import Configuration
+from .runs import (
+    OVERLAY,
+    REPOSITORY,
+    bundle_command,
+    check_trainings,
+    config_digest,
+    file_digest,
+    given,
+    read_history,
+    spread,
+)
+from .segmenter_rows import ROWS
 
 PARTS = "benchmarks.trial_parts"
 EQUATION_18 = {"_target_": "DiceCELoss", "sigmoid": True}
@@ -80,12 +90,17 @@ def _transforms(*transforms: Any) -> dict[str, Any]:
     return {"train#random_transforms": [*FLIPS, *transforms]}
 
 
+def _component(baseline: Configuration) -> dict[str, Any]:
+    arguments = {name: list(value) for name, value in baseline.arguments.items()}  # as they come back from JSON
+    return {"_target_": f"common.baselines.{baseline.network}", **arguments}
+
+
 def _taught(**teacher: Any) -> dict[str, Any]:
     return {"train#random_transforms": [{"_target_": f"{PARTS}.AddTeacher", **teacher}, *FLIPS]}
 
 
 SHIPPED = "$@bundle_root + '/models/model.pt'"
-EGE_UNET = {"_target_": "common.baselines.EGEUNet", "channels": [16, 32, 64, 128, 192, 256]}
+LARGER = ROWS["ege_unet"].configuration
 ONE_CYCLE = {
     "_target_": "torch.optim.lr_scheduler.OneCycleLR",
     "optimizer": "@optimizer",
@@ -115,7 +130,7 @@ TRIALS: dict[str, Trial] = {
     "teacher": Trial("half of the label by the shipped weights", _taught(weights=SHIPPED)),
     "larger_teacher": Trial(
         "half of the label by EGE-UNet, 514,702 parameters, trained for --teacher",
-        _taught(weights=None, size="@image_size", network=EGE_UNET),
+        _taught(weights=None, size="@image_size", network=_component(LARGER)),
         taught=True,
     ),
     "boundary": Trial(
@@ -161,15 +176,11 @@ def _made_of(overlay: Mapping[str, Any], settings: argparse.Namespace) -> dict[s
     # What an overlay only names, by its content: an outcome is not taken for that of another teacher or part.
     said, found = json.dumps(overlay), {}
     if PARTS in said:
-        found["parts"] = _digest(Path(trial_parts.__file__))
+        found["parts"] = file_digest(trial_parts.__file__)
     if "AddTeacher" in said:
         shipped = REPOSITORY / settings.bundle / "models" / "model.pt"
-        found["teacher"] = _digest(shipped if SHIPPED in said else Path(settings.teacher))
+        found["teacher"] = file_digest(shipped if SHIPPED in said else settings.teacher)
     return found
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def show(outcomes: Mapping[str, list[Mapping[str, Any]]], settings: argparse.Namespace) -> str:
@@ -206,7 +217,7 @@ def checked(settings: argparse.Namespace) -> argparse.Namespace:
         if settings.teacher is None:
             raise InputError("larger_teacher: give --teacher, the model.pt of order_tables' row ege_unet")
         settings.teacher = str(Path(settings.teacher).resolve())
-        load_weights(EGEUNet(channels=EGE_UNET["channels"]), settings.teacher)
+        load_weights(LARGER.build(), settings.teacher)
     settings.data = fingerprint(settings.dataset_dir, settings.protocol)
     check_writable(settings.out)
     return settings
@@ -238,16 +249,12 @@ def main(arguments: list[str] | None = None) -> None:
     """The command."""
     settings = checked(parse(arguments))
     head = reporting.heading("benchmarks.order_trials", settings)
-    outcomes: dict[str, list[Mapping[str, Any]]] = {name: [] for name in settings.trials}
-    failed = []
-    for seed in settings.seeds:  # every trial has one seed before any has two
-        for name in settings.trials:
-            try:
-                outcomes[name].append(run_trial(name, seed, settings))
-            except InputError as error:
-                failed.append(f"{name}, seed {seed}: {error}")
-                print(f"not measured: {failed[-1]}", flush=True)
-            write_json(f"{settings.out}/trials.json", {**head, "results": outcomes, "failed": failed})
+    outcomes, failed = runs.run_each(
+        settings.trials,
+        [(name, seed) for seed in settings.seeds for name in settings.trials],  # all have one seed before any has two
+        lambda name, seed: run_trial(name, seed, settings),
+        lambda found: write_json(f"{settings.out}/trials.json", {**head, **found}),
+    )
     print(f"\n{show(outcomes, settings)}")
     if failed:
         raise join_faults(failed, "the trials; the same command tries them again")

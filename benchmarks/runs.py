@@ -11,7 +11,7 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -152,6 +152,40 @@ def run_row(
 def device() -> str:
     """Where a bundle's commands compute, by name of the GPU; "cpu" without one."""
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+
+
+def run_each(
+    names: Sequence[str],
+    pairs: Iterable[tuple[str, int]],
+    run: Callable[[str, int], Any],
+    save: Callable[[Mapping[str, Any]], None],
+) -> tuple[dict[str, list[Any]], list[str]]:
+    """Runs of names and seeds, in the order of `pairs`; one that fails is told, and stops no other.
+
+    Args:
+        names: of all, in the order of the table.
+        pairs: a name and a seed, each.
+        run: one of them, to its outcome; an `InputError` says why it failed.
+        save: gets ``{"results": …, "failed": …}`` after each.
+
+    Returns:
+        The outcomes by name, and a line for each that failed.
+    """
+    outcomes: dict[str, list[Any]] = {name: [] for name in names}
+    failed: list[str] = []
+    for name, seed in pairs:
+        try:
+            outcomes[name].append(run(name, seed))
+        except InputError as error:
+            failed.append(f"{name}, seed {seed}: {error}")
+            print(f"not measured: {failed[-1]}", flush=True)
+        save({"results": outcomes, "failed": failed})
+    return outcomes, failed
+
+
+def file_digest(path: str | Path) -> str:
+    """SHA-256 of a file, which commands only name."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def config_digest(*configs: Sequence[str]) -> str:

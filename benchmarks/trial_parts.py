@@ -88,20 +88,11 @@ class Pooled21(OrderNet):
 class PostNormAttention(BidirectionalSkipAttention):
     """Bidirectional attention that normalises what it adds, in the place of what it attends to."""
 
-    def projections(self, decoder: Tensor, encoder: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Q_d, V_d, K_e, V_e, each ``(B, heads, H·W, dim)``."""
-        return (
-            self.tokens(self.query_decoder(decoder)),
-            self.tokens(self.value_decoder(decoder)),
-            self.tokens(self.key_encoder(encoder)),
-            self.tokens(self.value_encoder(encoder)),
-        )
-
-    def forward(self, decoder: Tensor, encoder: Tensor) -> Tensor:
-        read_encoder, read_decoder = self.attend(decoder, encoder)
-        delta_decoder = self.norm_decoder(self.project_decoder(self.feature_map(read_encoder, decoder)))
-        delta_encoder = self.norm_encoder(self.project_encoder(self.feature_map(read_decoder, encoder)))
-        return decoder + encoder + self.confidence(decoder, encoder) * (delta_decoder + delta_encoder)
+    def __init__(self, channels: int, num_heads: int, head_dim: int) -> None:
+        super().__init__(channels, num_heads, head_dim)
+        self.project_decoder = nn.Sequential(self.project_decoder, self.norm_decoder)
+        self.project_encoder = nn.Sequential(self.project_encoder, self.norm_encoder)
+        self.norm_decoder, self.norm_encoder = nn.Identity(), nn.Identity()
 
 
 class PostNorm(OrderNet):

@@ -13,17 +13,17 @@ from pathlib import Path
 import pytest
 
 from common.command_line import command_line_faults
+from tests.bundles.contract import REPOSITORY
 
-REPOSITORY = Path(__file__).parents[1]
 PAGES = sorted([REPOSITORY / "README.md", *REPOSITORY.glob("docs/*.md"), *REPOSITORY.glob("*/docs/README.md")])
-SPACES = re.compile(r"\s+#\s.*$", re.MULTILINE)  # a comment behind a command; --key#inner has none before its #
+COMMENTS = re.compile(r"\s+#\s.*$", re.MULTILINE)  # a comment behind a command; --key#inner has none before its #
 
 
 def commands_of(page: Path) -> list[list[str]]:
     """What a page has one type: the arguments of each ``python -m MODULE …``, the module first."""
     found = []
     for block in re.findall(r"^```\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
-        text = SPACES.sub("", re.sub(r"\\\n\s*", "", block))
+        text = COMMENTS.sub("", re.sub(r"\\\n\s*", "", block))
         for line in text.splitlines():
             words = shlex.split(line) if " -m " in line else []
             while "-m" in words:  # torchrun has one of its own

@@ -118,8 +118,8 @@ def test_what_is_normalised_afterwards_adds_one_to_the_square_of_a_position() ->
     assert isinstance(skip, PostNormAttention) and not isinstance(
         PostNorm(attention_skips=()).skips[0], PostNormAttention
     )
-    nn.init.zeros_(skip.project_encoder.weight)
-    nn.init.zeros_(skip.project_encoder.bias)
+    nn.init.zeros_(skip.project_encoder[0].weight)
+    nn.init.zeros_(skip.project_encoder[0].bias)
     decoder, encoder = images(2, 24, 8, 8), images(2, 24, 8, 8, seed=1)
     added = (skip(decoder, encoder) - decoder - encoder) / skip.confidence(decoder, encoder)
     assert_close(added.square().mean(dim=1), torch.ones(2, 8, 8), tolerance=1e-3)
