@@ -105,7 +105,7 @@ def test_table_4_has_a_row_for_each_who_paints(given: list[str], tmp_path: Path)
         ({"split": "validation"}, ["–", "–"]),
         ({"painter": "law_brisc"}, ["87.7 ± 0.2", "–"]),
         ({"models": {"uniform": Path("x")}}, ["71.7 ± 0.4", "–"]),
-        ({"version": 1}, ["78.3", "–"]),
+        ({"version": 1}, ["78.3, IoU 70.9", "–"]),
     ],
     ids=str,
 )
