@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from common.data.folder import KEYS, join_faults
-from common.errors import InputError, reports_input_errors
+from common.errors import reports_input_errors
 from common.files import write_json
 
 from . import reporting, runs
