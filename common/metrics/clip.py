@@ -9,11 +9,13 @@ from pickle import UnpicklingError
 
 import numpy as np
 import torch
+from PIL import Image
 from safetensors import SafetensorError
+from torch import Tensor
 
 from ..errors import InputError
 from ..vision_operators import make_torchvision_importable
-from .features import Features, batches
+from .features import FeatureExtractor, Features
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -37,7 +39,7 @@ def check_clip_folder(folder: str | Path) -> Path:
     return folder
 
 
-class ClipFeatures:
+class ClipFeatures(FeatureExtractor):
     """CLIP's embeddings of images, length 1.
 
     Args:
@@ -68,22 +70,12 @@ class ClipFeatures:
         self.dimensions = network.config.projection_dim
         self.device, self.batch_size = device, batch_size
 
-    @torch.no_grad()
-    def __call__(
-        self, images: Sequence[Path], size: int | None = None, flip: tuple[int, ...] = (), progress: bool = True
-    ) -> Features:
-        """Features of image files ``(N, dimensions)`` float64; see `FeatureExtractor`.
-
-        Raises:
-            InputError: if an image cannot be read.
-        """
-        seen = []
-        for shown in batches(images, size, flip, self.batch_size, self.name, progress):
-            pixels = self.processor(images=shown, return_tensors="pt")["pixel_values"].to(self.device)
-            pooled = self.network.vision_model(pixel_values=pixels).pooler_output
-            embeddings = self.network.visual_projection(pooled).double()
-            seen.append((embeddings / embeddings.norm(dim=1, keepdim=True)).cpu().numpy())
-        return np.concatenate(seen)
+    def features_of(self, images: Sequence[Image.Image]) -> Tensor:
+        """Embeddings of length 1, ``(B, dimensions)`` float64."""
+        pixels = self.processor(images=list(images), return_tensors="pt")["pixel_values"].to(self.device)
+        pooled = self.network.vision_model(pixel_values=pixels).pooler_output
+        embeddings = self.network.visual_projection(pooled).double()
+        return embeddings / embeddings.norm(dim=1, keepdim=True)
 
 
 def similarity_to_set(painted: Features, real: Features) -> Features:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -20,17 +20,20 @@ from .image_sets import as_tensor, read_squashed
 Features = NDArray[np.float64]
 
 
-class FeatureExtractor(Protocol):
+class FeatureExtractor(ABC):
     """A frozen network: images in, ``(N, dimensions)`` float64 out.
 
     Attributes:
         name: what its distance is called by.
         dimensions: of a feature vector.
+        batch_size: images that it sees at once.
     """
 
     name: str
     dimensions: int
+    batch_size: int
 
+    @torch.no_grad()
     def __call__(
         self, images: Sequence[Path], size: int | None = None, flip: tuple[int, ...] = (), progress: bool = True
     ) -> Features:
@@ -41,18 +44,20 @@ class FeatureExtractor(Protocol):
             size: that they are squashed to, pixels, by `read_squashed`; as they are if None.
             flip: axes of (H, W) that they are mirrored over.
             progress: whether a bar is shown.
+
+        Raises:
+            InputError: if an image cannot be read.
         """
-        ...
+        starts = range(0, len(images), self.batch_size)
+        seen = []
+        for start in bar(starts, f"features ({self.name})", "batch", len(starts), progress):
+            read = [read_squashed(path, size) for path in images[start : start + self.batch_size]]
+            seen.append(self.features_of([_mirrored(image, flip) for image in read]).cpu().numpy())
+        return np.concatenate(seen).astype(np.float64)
 
-
-def batches(
-    images: Sequence[Path], size: int | None, flip: tuple[int, ...], batch_size: int, name: str, progress: bool
-) -> Iterator[list[Image.Image]]:
-    """The images of one batch after another, with a bar."""
-    starts = range(0, len(images), batch_size)
-    for start in bar(starts, f"features ({name})", "batch", len(starts), progress):
-        shown = [read_squashed(path, size) for path in images[start : start + batch_size]]
-        yield [_mirrored(image, flip) for image in shown]
+    @abstractmethod
+    def features_of(self, images: Sequence[Image.Image]) -> Tensor:
+        """The features of one batch, ``(B, dimensions)``, on any device."""
 
 
 def _mirrored(image: Image.Image, flip: tuple[int, ...]) -> Image.Image:
@@ -61,7 +66,7 @@ def _mirrored(image: Image.Image, flip: tuple[int, ...]) -> Image.Image:
     return image
 
 
-class SegmenterFeatures:
+class SegmenterFeatures(FeatureExtractor):
     """The encoder of a trained ORDER: the mean over each channel of its five stages, 84 values.
 
     For a machine without Inception's weights. A Fréchet distance on them is no FID, and is not to be held against one.
@@ -90,25 +95,13 @@ class SegmenterFeatures:
         self.dimensions = sum(block.project[-1].num_features for block in self.network.encoder)
         self.image_size, self.device, self.batch_size = image_size, device, batch_size
 
-    @torch.no_grad()
-    def __call__(
-        self, images: Sequence[Path], size: int | None = None, flip: tuple[int, ...] = (), progress: bool = True
-    ) -> Features:
-        """Features of image files ``(N, 84)`` float64; see `FeatureExtractor`.
-
-        Raises:
-            InputError: if an image cannot be read.
-        """
-        seen: list[Features] = []
-        for shown in batches(images, size, flip, self.batch_size, self.name, progress):
-            own = (self.image_size, self.image_size)
-            pixels = [image.resize(own, Image.Resampling.BILINEAR) for image in shown]
-            seen.append(self._features(torch.stack([as_tensor(image) for image in pixels]).to(self.device)))
-        return np.concatenate(seen)
-
-    def _features(self, x: Tensor) -> Features:
+    def features_of(self, images: Sequence[Image.Image]) -> Tensor:
+        """The five means, ``(B, 84)`` float64."""
+        own = (self.image_size, self.image_size)
+        pixels = [as_tensor(image.resize(own, Image.Resampling.BILINEAR)) for image in images]
+        x = torch.stack(pixels).to(self.device)
         means = []
         for block in self.network.encoder:
             x = self.network.pool(block(x))
             means.append(x.mean(dim=(2, 3)))
-        return torch.cat(means, dim=1).double().cpu().numpy()
+        return torch.cat(means, dim=1).double()

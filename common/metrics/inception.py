@@ -9,14 +9,14 @@ from pathlib import Path
 from types import ModuleType
 from unittest.mock import patch
 
-import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from ..errors import InputError
 from ..vision_operators import make_torchvision_importable
 from ..weights import read_checkpoint, weights_digest
-from .features import Features, batches
+from .features import FeatureExtractor
 from .image_sets import as_tensor
 
 WEIGHTS = "pt_inception-2015-12-05-6726825d.pth"
@@ -45,7 +45,7 @@ def find_inception_weights(path: str | Path | None) -> Path:
     )
 
 
-class InceptionFeatures:
+class InceptionFeatures(FeatureExtractor):
     """Features of Inception, as pytorch-fid computes them: FID is of the 2,048 of its last pooling.
 
     Images go in as they are, each brought to 299² by the network's own bilinear interpolation, as pytorch-fid's command
@@ -72,21 +72,10 @@ class InceptionFeatures:
         self.name = _name(dimensions, self.digest == SHA256)
         self.device, self.batch_size, self.dimensions = device, batch_size, dimensions
 
-    @torch.no_grad()
-    def __call__(
-        self, images: Sequence[Path], size: int | None = None, flip: tuple[int, ...] = (), progress: bool = True
-    ) -> Features:
-        """Features of image files ``(N, dimensions)`` float64; see `FeatureExtractor`.
-
-        Raises:
-            InputError: if an image cannot be read.
-        """
-        seen = []
-        for shown in batches(images, size, flip, self.batch_size, self.name, progress):
-            pixels = torch.cat([_to_side(as_tensor(image)[None].to(self.device)) for image in shown])
-            maps = nn.functional.adaptive_avg_pool2d(self.network(pixels)[0], 1)
-            seen.append(maps[:, :, 0, 0].cpu().numpy())
-        return np.concatenate(seen).astype(np.float64)
+    def features_of(self, images: Sequence[Image.Image]) -> Tensor:
+        """What the network pools, ``(B, dimensions)`` float32."""
+        pixels = torch.cat([_to_side(as_tensor(image)[None].to(self.device)) for image in images])
+        return nn.functional.adaptive_avg_pool2d(self.network(pixels)[0], 1)[:, :, 0, 0]
 
 
 def _name(dimensions: int, published: bool) -> str:
