@@ -25,8 +25,8 @@ def layout_drift(found: NDArray[np.bool_], asked: NDArray[np.bool_]) -> dict[str
 
     Returns:
         ``centroid``: distance of the centres of mass, in shares of the image's side (of the square root of its area);
-        ``area``: the found area over the asked one, minus 1. Both NaN where a mask is empty: a missed lesion has no
-        place, and is counted by itself.
+        ``area``: the found area over the asked one, minus 1. Both NaN where a mask is empty: where nothing
+        was found there is no place, and that is counted by itself.
 
     Raises:
         InputError: if the shapes differ.
@@ -98,7 +98,7 @@ class DriftReport:
 
 
 def summarise_drift(records: Sequence[DriftRecord]) -> dict[str, Any]:
-    """Of each measure the mean with its 95 % interval and the median; and how many lesions were missed.
+    """Of each measure the mean with its 95 % interval and the median; and in how many images nothing was found.
 
     ``absolute_area`` is that of the area's error without its sign. A measure is None where no image has it.
     """
@@ -107,7 +107,7 @@ def summarise_drift(records: Sequence[DriftRecord]) -> dict[str, Any]:
     values["absolute_area"] = np.abs(values["area"])
     summary: dict[str, Any] = {
         "images": len(records),
-        "missed": sum(each.asked and not each.found for each in records),
+        "nothing_found": sum(each.asked and not each.found for each in records),
         "unasked": sum(each.found and not each.asked for each in records),
     }
     for key, each in values.items():

@@ -191,7 +191,8 @@ def write_at_size(folder: str | Path, items: Sequence[Mapping[str, Any]], size: 
 
 def table(found: Mapping[str, Recovery]) -> list[tuple[str, ...]]:
     """Rows for `columns.align`, the first their header; Dice, IoU and drift in percent."""
-    rows: list[tuple[str, ...]] = [("", "images", "Dice", "IoU", "missed", "centre off by", "area", "area, absolute")]
+    drifts = ("nothing found", "centre off, % of a side", "area, %", "area, % without sign")
+    rows: list[tuple[str, ...]] = [("", "images", "Dice", "IoU", *drifts)]
     for name, each in found.items():
         drift = [each.drift[key]["mean"] for key in ("centroid", "area", "absolute_area")]
         shown = [
@@ -199,7 +200,7 @@ def table(found: Mapping[str, Recovery]) -> list[tuple[str, ...]]:
             for value, sign in zip(drift, ("", "+", ""), strict=True)
         ]
         figures = (_with_interval(*each.dice), _with_interval(*each.iou))
-        rows.append((name, str(each.images), *figures, str(each.drift["missed"]), *shown))
+        rows.append((name, str(each.images), *figures, str(each.drift["nothing_found"]), *shown))
     return rows
 
 

@@ -47,7 +47,7 @@ def test_a_missed_lesion_is_counted_and_has_no_place() -> None:
         DriftRecord("c", "c", layout_drift(lesion, nothing), False, True),
     ]
     summary = summarise_drift(records)
-    assert (summary["images"], summary["missed"], summary["unasked"]) == (3, 1, 1)
+    assert (summary["images"], summary["nothing_found"], summary["unasked"]) == (3, 1, 1)
     assert summary["centroid"]["mean"] == 0.0 and summary["centroid"]["median"] == 0.0
 
 
