@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from monai.bundle import ConfigParser
 
-from common.data import Pair, Split, fingerprint, read_datalist, write_prepared_folder
+from common.data import fingerprint, read_datalist
 from common.errors import InputError
 from common.files import write_json
 from common.law import load_denoiser
-from common.law.cache import read_mask, read_picture
 from common.law.checks import LAW_RULES, PAINTING_RULES, steps_faults
 from common.law.generate import model_digest
 from common.law.presets import TINY, find_preset
+from common.metrics.recovery import check_segmenter, write_at_size
 from common.settings import setting_faults
 
 from . import runs
@@ -35,7 +34,8 @@ from .runs import (
     succeeds,
 )
 
-SEGMENTER = REPOSITORY / "order_polyps" / "configs"
+SEGMENTER = REPOSITORY / "order_polyps" / "configs" / "evaluate.yaml"  # it looks at an image as every bundle's does
+NETWORKS = REPOSITORY / "common" / "baselines" / "configs"
 ERRORS = ("error on lesions", "elsewhere")
 RISE = 1.1  # of the validation error over its lowest, from which on a training counts as unstable
 
@@ -92,7 +92,8 @@ def parser(module: str, description: str | None) -> argparse.ArgumentParser:
     options.add_argument("--sampling_steps", type=int, default=50, help="of DDIM")
     options.add_argument("--guidance", type=float, help="of sampling; the bundle's own if not given")
     options.add_argument("--control_scale", type=float, help="of sampling; the bundle's own if not given")
-    options.add_argument("--segmenter", help="weights of ORDER that look for the lesion; the bundle's own if not given")
+    options.add_argument("--network", help="that looks for the lesion: unet is the paper's; ORDER if not given")
+    options.add_argument("--segmenter", help="its weights; those that the bundle names if not given")
     options.add_argument("--split", default="test", help="whose masks are painted from")
     return options
 
@@ -112,6 +113,7 @@ def checked(settings: argparse.Namespace) -> argparse.Namespace:
     settings.segmenter = str(Path(settings.segmenter or _own_segmenter(settings)).resolve())
     if not Path(settings.segmenter).is_file():
         raise InputError(f"--segmenter: there is no file {settings.segmenter}")
+    check_segmenter(_looking(SEGMENTER, settings), settings.segmenter)
     if settings.weights and Path(settings.weights).exists():
         settings.weights = str(Path(settings.weights).resolve())
     if not read_datalist(settings.dataset_dir, settings.protocol, settings.split):
@@ -163,8 +165,7 @@ def run_ceiling(settings: argparse.Namespace) -> tuple[float, float]:
         if json.loads(record.read_text()) != wanted:
             raise InputError(f"{folder} holds the ceiling of other settings; name another --out")
         return _read_means(folder / "evaluation")
-    shutil.rmtree(folder, ignore_errors=True)
-    _write_small(folder / "data", items, size)
+    write_at_size(folder / "data", items, size)
     succeeds(command, folder / "evaluation.log")
     means = _read_means(folder / "evaluation")
     write_json(record, wanted)
@@ -186,14 +187,19 @@ def _merged(settings: argparse.Namespace) -> dict[str, Any]:
 def _measuring_real(folder: Path, settings: argparse.Namespace) -> list[str]:
     options = {"dataset_dir": str(folder / "data"), "output_dir": str(folder / "evaluation")}
     options |= {"checkpoint": settings.segmenter}
-    return bundle_command("evaluate", str(SEGMENTER / "evaluate.yaml"), options)
+    return bundle_command("evaluate", _looking(SEGMENTER, settings), options)
+
+
+def _looking(evaluate: str | Path, settings: argparse.Namespace) -> list[str]:
+    # A config that measures, for the network that looks.
+    return [str(evaluate), *([] if settings.network is None else [str(NETWORKS / f"{settings.network}.yaml")])]
 
 
 def _digests(settings: argparse.Namespace) -> dict[str, str]:
     # What the commands only name, by its content: a finished row is not taken for that of other weights or defaults.
     prior = _prior(settings)
     return {
-        "configs": config_digest(_training_files(settings), [_config(settings, "evaluate")]),
+        "configs": config_digest(_training_files(settings), _measuring_files(settings)),
         "prior": model_digest(prior) if prior.is_dir() else str(prior),
         "segmenter": file_digest(settings.segmenter),
         "data": fingerprint(settings.dataset_dir, settings.protocol, ("training", "validation", settings.split)),
@@ -204,36 +210,31 @@ def _prior(settings: argparse.Namespace) -> Path:
     return Path(settings.weights or REPOSITORY / settings.bundle / "models" / "tiny")
 
 
+def _measuring_files(settings: argparse.Namespace) -> list[str]:
+    return _looking(_config(settings, "evaluate"), settings)
+
+
 def _evaluating(settings: argparse.Namespace) -> dict[str, Any]:
-    return ConfigParser.load_config_file(_config(settings, "evaluate"))
+    return dict(ConfigParser.load_config_files(_measuring_files(settings)))
 
 
 def _own_segmenter(settings: argparse.Namespace) -> Path:
-    if _evaluating(settings)["segmenter"] is None:
+    if settings.network is not None:
+        raise InputError(f"--network {settings.network} needs weights of its own: give --segmenter MODEL")
+    parser = ConfigParser(_evaluating(settings))
+    parser.get_parsed_content("imports")
+    if (own := parser.get_parsed_content("segmenter")) is None:
         raise InputError(f"--segmenter: {settings.bundle} has none of its own; give ORDER's weights for such images")
-    return SEGMENTER.parent / "models" / "model.pt"
-
-
-def _write_small(folder: Path, items: Sequence[Mapping[str, Any]], size: int) -> None:
-    # Without the masks whose lesion vanishes at that size: nothing is painted from them either.
-    shown = [item for item in items if read_mask(item["label"], size).any()]
-
-    def pairs() -> Iterator[Pair]:
-        for item in shown:
-            pixels = ((read_picture(item["image"], size) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
-            lesion = read_mask(item["label"], size)[0].numpy() > 0
-            yield Pair(pixels, lesion, item["source"], item["group"], Path(item["label"]).stem)
-
-    names = [f"{item['source']}_{Path(item['label']).stem}" for item in shown]
-    split = {"real": Split([], names, [])}
-    write_prepared_folder(folder, pairs(), split, name="real", licence="as the originals", progress=False)
+    return Path(own)
 
 
 def painted_with(settings: argparse.Namespace) -> str:
     """How the images of all rows were painted, for the line below a table."""
     guidance = _evaluating(settings)["guidance"] if settings.guidance is None else settings.guidance
     scale = _merged(settings)["control_scale"] if settings.control_scale is None else settings.control_scale
-    return f"painted in {settings.sampling_steps} steps at guidance {guidance:g} and control_scale {scale:g}"
+    painted = f"painted in {settings.sampling_steps} steps at guidance {guidance:g} and control_scale {scale:g}"
+    looks = settings.network or "ORDER"
+    return f"{painted}; scale {_merged(settings)['preset']}; {looks} looks for the lesions"
 
 
 def errors_of(outcomes: Sequence[Outcome]) -> tuple[str, str]:
@@ -258,7 +259,7 @@ def _measuring(folder: Path, settings: argparse.Namespace) -> list[str]:
         options["base"] = settings.weights  # which has the encoders that a run does not keep
     options |= {"checkpoint": str(folder / "run" / "model"), "output_dir": str(folder / "evaluation")}
     options |= {"steps": settings.sampling_steps}
-    return bundle_command("evaluate", _config(settings, "evaluate"), options)
+    return bundle_command("evaluate", _measuring_files(settings), options)
 
 
 def _read_means(folder: Path) -> tuple[float, float]:

@@ -78,7 +78,7 @@ def run(settings: argparse.Namespace) -> None:
         elif each not in chosen:
             print(f"{each.name} is left out: it takes no image below {each.least_size}²")
     print("conv.: convolutions alone, as the paper counts. with attention: the algorithm's three products besides.")
-    reporting.finish(settings, head, results)
+    reporting.finish(settings, head, results, (header, rows))
 
 
 @reports_input_errors

@@ -126,10 +126,11 @@ def run(settings: argparse.Namespace) -> bool:
         for result in results
     ]
     header = ("configuration", "runtime", "parameters", "ms/img", "img/s", "by eager", "quartiles", "by U-Net")
-    print(reporting.table((*header, "other pixels", "peak MiB", "paper ms", "paper img/s", "paper MB"), rows))
+    header = (*header, "other pixels", "peak MiB", "paper ms", "paper img/s", "paper MB")
+    print(reporting.table(header, rows))
     faults = faults_of_exports(results, settings.at_least) if settings.at_least is not None else []
     print("".join(f"\n{line}" for line in faults), end="\n" if faults else "")
-    reporting.finish(settings, head, results)
+    reporting.finish(settings, head, results, (header, rows))
     return not faults
 
 

@@ -6,15 +6,16 @@ import argparse
 import os
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from common.columns import align
+from common.devices import usable_device
 from common.errors import InputError
-from common.files import check_writable, write_json
+from common.files import check_writable, write_atomically, write_csv, write_json
 
 
 def _processor() -> str:
@@ -46,6 +47,26 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """A text table: the first column to the left, the others to the right."""
     head, *lines = align([[str(cell) for cell in row] for row in (header, *rows)])
     return "\n".join([head, "─" * len(head), *lines])
+
+
+def described(where: Mapping[str, Any]) -> str:
+    """A machine in a line."""
+    return ", ".join(f"{name} {value}" for name, value in where.items() if value is not None)
+
+
+def publish(folder: str | Path, name: str, header: Sequence[str], rows: Sequence[Sequence[Any]], notes: str) -> str:
+    """A table as text, and as ``name.md`` and ``name.csv`` in a folder.
+
+    Below it stand `notes`, its budget and key, and in the file the machine and the commit too.
+    """
+    cells = [[str(cell) for cell in row] for row in (header, *rows)]
+    lines = [f"| {' | '.join(cell.replace('|', '¦') for cell in row)} |" for row in cells]
+    lines.insert(1, "|" + "---|" * len(header))
+    below = [*notes.splitlines(), described(machine("cuda" if torch.cuda.is_available() else "cpu"))]
+    write_atomically(Path(folder) / f"{name}.md", ("\n".join([*lines, "", *below]) + "\n").encode())
+    every = [("budget", "machine"), *[(" ".join(notes.splitlines()), below[-1])] * len(rows)]
+    write_csv(Path(folder) / f"{name}.csv", [(*row, *more) for row, more in zip(cells, every, strict=True)])
+    return f"{table(header, rows)}\n\n{notes}"
 
 
 def commit() -> str | None:
@@ -94,35 +115,36 @@ def check(settings: argparse.Namespace) -> None:
         if given.get(name) is not None and given[name] < 1:
             raise InputError(f"--{name} has to be at least 1; it is {given[name]}")
     if given.get("device") is not None:
-        _check_device(settings.device)
+        usable_device(settings.device)
     if given.get("threads") is not None:
         torch.set_num_threads(settings.threads)
     if settings.out is not None:
         check_writable(Path(settings.out).parent)
 
 
-def _check_device(name: str) -> None:
-    try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"--device {name} cannot be used here ({reason}); leave it out for the CPU") from None
-
-
 def heading(module: str, settings: argparse.Namespace) -> dict[str, Any]:
     """Print the command with every setting, and the machine; return both for the report."""
     parameters = {name: value for name, value in vars(settings).items() if name != "out"}
+    parameters = {name: sorted(value) if isinstance(value, set) else value for name, value in parameters.items()}
     shown = " ".join(
         f"{name}={value}" for name, value in parameters.items() if value is not None and not isinstance(value, dict)
     )
     where = machine(getattr(settings, "device", "cpu"))
     print(f"{module} {shown}".rstrip())
-    print(", ".join(f"{name} {value}" for name, value in where.items() if value is not None), end="\n\n", flush=True)
+    print(described(where), end="\n\n", flush=True)
     return {"command": module, "parameters": parameters, "machine": where}
 
 
-def finish(settings: argparse.Namespace, head: dict[str, Any], results: Any) -> None:
-    """Write heading and results to ``--out``, where it was given."""
+def finish(
+    settings: argparse.Namespace,
+    head: dict[str, Any],
+    results: Any,
+    shown: tuple[Sequence[str], Sequence[Sequence[Any]]] | None = None,
+) -> None:
+    """Write heading and results to ``--out``, where it was given; and beside it the table that was `shown`."""
     if settings.out is not None:
         write_json(settings.out, {**head, "results": results})
+        if shown is not None:
+            path = Path(settings.out)
+            publish(path.parent, path.stem, *shown, " ".join(f"{k}={v}" for k, v in head["parameters"].items() if v))
         print(f"\nwritten: {settings.out}")

@@ -29,7 +29,16 @@ from .reporting import commit
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 OVERLAY = "row.yaml"  # in the folder of a row: what sets it apart
-_PLACES = {"--dataset_dir", "--output_dir", "--cache_dir", "--checkpoint", "--weights", "--base", "--segmenter"}
+_PLACES = {
+    "--dataset_dir",
+    "--output_dir",
+    "--cache_dir",
+    "--checkpoint",
+    "--weights",
+    "--base",
+    "--segmenter",
+    "--synthetic_dir",
+}
 DIVERGED = "error: the loss is "  # what StopOnNonFiniteLoss says
 
 

@@ -16,6 +16,10 @@ def _converted(name: str, text: Any, hint: Any) -> Any:
     # Fire's own guess would turn a folder called 2024 into a number, so texts come as they were typed.
     if hint in (str, str | None) and text == "True":  # what Fire makes of an option with nothing behind it
         raise InputError(f"--{name} needs a value")
+    if hint is bool:
+        if text not in ("True", "False", True, False):
+            raise InputError(f"--{name} is True where it is given; it takes no {text!r}")
+        return text in ("True", True)
     for kind, words in ((int, "a whole number"), (float, "a number")):
         if hint in (kind, kind | None) and isinstance(text, str):
             try:
@@ -29,7 +33,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     """Make a function a command: its `InputError` is one line, and so is an argument that it does not have.
 
     Fire by itself calls the function first and then complains of what was left over. Options have to be keyword-only
-    and annotated; int and float are converted, all else stays text.
+    and annotated; int, float and bool are converted, all else stays text.
     """
     signature, hints = inspect.signature(function), get_type_hints(function)
     parameters = signature.parameters.values()

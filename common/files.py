@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import glob
+import io
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -152,6 +154,13 @@ def write_atomically(path: str | Path, content: bytes) -> None:
 def write_json(path: str | Path, content: Any) -> None:
     """Write `content` as indented JSON to `path`, whole or not at all."""
     write_atomically(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def write_csv(path: str | Path, rows: Iterable[Sequence[Any]]) -> None:
+    """Write rows, the first their header, as CSV to `path`, whole or not at all."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_atomically(path, text.getvalue().encode())
 
 
 @contextmanager

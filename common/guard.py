@@ -23,10 +23,11 @@ from .command_line import command_line_faults, is_bundle_command
 from .data import read_datalist
 from .data.folder import KEYS
 from .data.integrity import check_prepared
+from .data.synthetic import HELD_OUT, painted_pairs
 from .errors import InputError, disk_error_line, reports_input_errors
 from .files import check_writable, hold_folder
 from .inference import check_inference_inputs
-from .provenance import LISTS, read_record, seen_before
+from .provenance import GENERATION, LISTS, read_record, seen_before
 from .settings import RULES, Rule, setting_faults
 from .training.resolution import ResolutionSchedule
 from .weights import fit_weights, read_checkpoint
@@ -109,7 +110,7 @@ def check_training(
         network: that is trained.
         pretrained: weights of such a network, or None.
         stages: those of the run's `ResolutionSchedule`.
-        settings: whatever else has a rule in `settings.RULES`.
+        settings: whatever else has a rule in `settings.RULES`, `synthetic_dir` and `synthetic_images` among them.
     """
     named = {"output_dir": output_dir, "protocol": protocol, "pretrained": pretrained}
     faults = faults_of_keys(dataset_dir, {**named, **settings})
@@ -119,8 +120,51 @@ def check_training(
         collect(faults, lambda: check_weights(copy.deepcopy(network), pretrained))
         collect(faults, lambda: read_record(pretrained))
     check_data(faults, dataset_dir, protocol, LISTS, "prepare it again with more images")
+    if settings.get("synthetic_images") is not None and settings.get("synthetic_dir") is None:
+        faults.append("--synthetic_images says how many of --synthetic_dir; give that folder too")
+    if not faults and settings.get("synthetic_dir") is not None:
+        _check_synthetic(faults, dataset_dir, protocol, settings["synthetic_dir"], settings.get("synthetic_images"))
     check_output(faults, output_dir, held=True)
     raise_faults(faults)
+
+
+def _check_synthetic(
+    faults: list[str], dataset_dir: str, protocol: str | None, synthetic_dir: str, images: int | None
+) -> None:
+    # Its images and masks as those of any prepared folder; that some may be trained on, and what was left out.
+    check_data(faults, synthetic_dir, None, (), "")
+    if faults:
+        return
+    try:
+        pairs = painted_pairs(synthetic_dir, dataset_dir, protocol)
+        _warn_of_painter(synthetic_dir, dataset_dir, protocol)
+    except InputError as error:
+        faults.append(str(error))
+        return
+    for reason, count in pairs.left_out.items():
+        _tell(
+            f"{synthetic_dir}: {count} of its {len(pairs.usable) + sum(pairs.left_out.values())} pairs {reason}, and "
+            "are left out"
+        )
+    if images is not None and images > len(pairs.usable):
+        faults.append(
+            f"--synthetic_images {images}: {synthetic_dir} holds {len(pairs.usable)} pairs that may be trained on"
+        )
+
+
+def _warn_of_painter(synthetic_dir: str | Path, dataset_dir: str, protocol: str | None) -> None:
+    # Images are new where their painter has seen what they are tested against, and figures then too high.
+    items = [item for key in HELD_OUT for item in read_datalist(dataset_dir, protocol or None, key)]
+    if count := seen_before(Path(synthetic_dir) / GENERATION, items).get("training"):
+        _tell(
+            f"warning: what painted {synthetic_dir} was trained on {count} of the {len(items)} images of the "
+            "validation and test lists; figures on these are not those of unseen images"
+        )
+
+
+def _tell(line: str) -> None:
+    if idist.get_rank() == 0:
+        print(line, file=sys.stderr, flush=True)
 
 
 def _check_smallest_batch(stages: Sequence[Sequence[Any]], settings: Mapping[str, Any]) -> None:
@@ -169,11 +213,9 @@ def warn_of_seen(checkpoint: str, items: Sequence[Mapping[str, Any]], split: str
     seen = seen_before(checkpoint, items) if split in _NOT_UNSEEN else {}
     told = [f"was {words} {seen[key]}" for key, words in _NOT_UNSEEN.get(split, {}).items() if seen.get(key)]
     if told:
-        print(
+        _tell(
             f"warning: {checkpoint} {' and '.join(told)} of the {len(items)} images of this {split} list; "
-            "its figures there are not those of unseen images",
-            file=sys.stderr,
-            flush=True,
+            "its figures there are not those of unseen images"
         )
 
 

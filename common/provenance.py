@@ -8,22 +8,21 @@ from them; but who has the picture can tell whether it was among them.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
 
 from .data import read_datalist
 from .data.folder import load_json
-from .data.likeness import in_threads, recognised, recognition_signs
-from .data.reading import open_image
+from .data.likeness import recognised, recognition_signs_of
 from .errors import InputError
 from .files import write_json
 
 SUFFIX = ".trained_on.json"
 LISTS = ("training", "validation")
+GENERATION = "generation.json"  # of a painted folder; what its painter was trained on is kept as if they were weights
 
 
 def record_path(weights: str | Path) -> Path:
@@ -31,16 +30,8 @@ def record_path(weights: str | Path) -> Path:
     return Path(weights).with_suffix(SUFFIX)
 
 
-def _signs_of(
-    items: Sequence[Mapping[str, Any]], sign: Callable[[Image.Image], np.ndarray] = recognition_signs
-) -> list[np.ndarray]:
-    paths = [Path(item["image"]) for item in items]
-    return in_threads(lambda path: sign(open_image(path)), paths, "compare", progress=False)
-
-
-def _signs_both_ways(picture: Image.Image) -> np.ndarray:
-    # (2, 32): as it is and mirrored left to right
-    return np.stack([recognition_signs(picture), recognition_signs(ImageOps.mirror(picture))])
+def _images_of(items: Sequence[Mapping[str, Any]]) -> list[Path]:
+    return [Path(item["image"]) for item in items]
 
 
 def read_record(weights: str | Path) -> dict[str, list[str]]:
@@ -62,21 +53,29 @@ def read_record(weights: str | Path) -> dict[str, list[str]]:
 
 
 def training_record(
-    dataset_dir: str | Path, protocol: str | None = None, pretrained: str | Path | None = None
+    dataset_dir: str | Path,
+    protocol: str | None = None,
+    pretrained: str | Path | None = None,
+    synthetic_dir: str | Path | None = None,
 ) -> dict[str, list[str]]:
     """What a run on a prepared folder trains on and chooses by, with what its first weights were trained on.
+
+    And with what its painter was trained on, where the folder, or one whose pairs join it, is a painted one.
 
     Args:
         dataset_dir: a prepared folder.
         protocol: one that it holds; None or "" for its default.
         pretrained: the weights to begin with, or None.
+        synthetic_dir: a painted folder whose pairs join the training, or None.
 
     Raises:
-        InputError: if the folder, the protocol, an image or the record of `pretrained` cannot be read.
+        InputError: if the folder, the protocol, an image or a record cannot be read.
     """
-    before = read_record(pretrained) if pretrained else {}
-    own = {key: [s.tobytes().hex() for s in _signs_of(read_datalist(dataset_dir, protocol, key))] for key in LISTS}
-    return {key: sorted({*own[key], *before.get(key, [])}) for key in LISTS}
+    painters = [Path(folder) / GENERATION for folder in (dataset_dir, synthetic_dir) if folder]
+    earlier = [read_record(path) for path in ([pretrained] if pretrained else []) + painters]
+    lists = {key: _images_of(read_datalist(dataset_dir, protocol, key)) for key in LISTS}
+    own = {key: [signs.tobytes().hex() for signs in recognition_signs_of(paths)[0]] for key, paths in lists.items()}
+    return {key: sorted({*own[key], *(sign for each in earlier for sign in each.get(key, []))}) for key in LISTS}
 
 
 def write_record(weights: str | Path, record: Mapping[str, Sequence[str]]) -> None:
@@ -97,6 +96,6 @@ def seen_before(weights: str | Path, items: Sequence[Mapping[str, Any]]) -> dict
     record = read_record(weights)
     if not record or not items:
         return {}
-    both = np.stack(_signs_of(items, _signs_both_ways), axis=1)
+    both = recognition_signs_of(_images_of(items))
     known = {key: np.frombuffer(bytes.fromhex("".join(record[key])), np.uint8).reshape(-1, 32) for key in LISTS}
     return {key: int(np.any([recognised(signs, known[key]) for signs in both], axis=0).sum()) for key in LISTS}

@@ -65,6 +65,8 @@ RULES: dict[str, Rule] = {
     "recipe": TEXT,
     "dataset_dir": TEXT,
     "pretrained": ("the path of a model.pt, or null", lambda value: value is None or TEXT[1](value)),
+    "synthetic_dir": ("a prepared folder that LAW painted, or null", lambda value: value is None or TEXT[1](value)),
+    "synthetic_images": ("a whole number, 1 or more, or null", lambda value: value is None or whole(value, 1)),
     "protocol": ("the name of a protocol, or null", lambda value: value is None or isinstance(value, str)),
 }
 

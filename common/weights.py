@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -13,6 +15,22 @@ from torch import Tensor, nn
 
 from .errors import InputError
 from .files import write_with
+
+
+def weights_digest(path: str | Path) -> str:
+    """SHA-256, hexadecimal, of a file; or of the names and contents of all files below a folder.
+
+    Raises:
+        InputError: if there is neither.
+    """
+    path = Path(path)
+    if path.is_file():
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    if not path.is_dir():
+        raise InputError(f"there is no {path}; name a file or a folder of weights")
+    files = {each.relative_to(path).as_posix(): weights_digest(each) for each in path.rglob("*") if each.is_file()}
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:

@@ -171,6 +171,8 @@ GOOD = {
     "dataset_dir": ["data"],
     "pretrained": [None, "model.pt"],
     "protocol": [None, "", "law"],
+    "synthetic_dir": [None, "painted"],
+    "synthetic_images": [None, 1, 1450],
 }
 BAD = {
     "epochs": [0, -1, 1.5, "3", True, None, float("nan")],
@@ -196,6 +198,8 @@ BAD = {
     "dataset_dir": [2024, True, ["a"]],
     "pretrained": [3, ""],
     "protocol": [1],
+    "synthetic_dir": [3, ""],
+    "synthetic_images": [0, -1, 2.5, True, "all"],
 }
 
 

@@ -1,21 +1,26 @@
-"""What a training alone is checked for: that no other is at work in its folder, and its smallest batch."""
+"""What a training alone is checked for: that no other is at work in its folder, its smallest batch, painted pairs."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import ignite.distributed as idist
 import pytest
 import torch
 
+from common.data import read_datalist
+from common.data.likeness import recognition_signs_of
 from common.errors import InputError
 from common.files import hold_folder, release_folder
 from common.guard import check_training
 from common.order import OrderNet
-from tests.bundles.drawn import draw_prepared
+from common.provenance import GENERATION, training_record, write_record
+from tests.bundles.drawn import draw_prepared, paint_prepared
 
 HOLD = "import sys, time; from common.files import hold_folder; hold_folder(sys.argv[1]); print('held', flush=True); {}"
 WITHOUT_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="on GPUs they share batch statistics")
@@ -105,3 +110,45 @@ def test_the_smallest_batch_of_a_schedule_is_checked(data, tmp_path, capsys, mon
         check()
     assert told in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_painted_pairs_are_checked_and_what_is_left_out_is_told(data, tmp_path, capsys):
+    """Before training: a folder that is none, too large a dose, and pairs of masks that are held out."""
+    held_out = Path(read_datalist(data, None, "test")[0]["label"]).name
+
+    def check(**more: object) -> str:
+        with suppress(SystemExit):
+            check_training(str(data), None, str(tmp_path / "out"), OrderNet(), **SETTINGS, **more)
+        release_folder(tmp_path / "out")
+        return capsys.readouterr().err
+
+    painted = paint_prepared(data, tmp_path / "painted", 6)
+    assert "left out" not in check(synthetic_dir=str(painted), synthetic_images=6)
+    assert "holds 6 pairs that may be trained on" in check(synthetic_dir=str(painted), synthetic_images=7)
+    assert "no such folder" in check(synthetic_dir=str(tmp_path / "none"))
+    assert "give that folder too" in check(synthetic_images=5)
+    content = json.loads((painted / "dataset.json").read_text())
+    content["training"][0]["source_mask"] = held_out
+    (painted / "dataset.json").write_text(json.dumps(content))
+    told = check(synthetic_dir=str(painted))
+    assert "1 of its 6 pairs are of masks of the validation or test list, and are left out" in told
+    assert "warning" not in told
+
+
+def test_a_painter_that_saw_the_held_out_images_is_told(data, tmp_path, capsys):
+    painted = paint_prepared(data, tmp_path / "painted", 6)
+    lists = {key: len(read_datalist(data, None, key)) for key in ("validation", "test")}
+    for protocol_of_painter, told in ((training_record(data), False), (held_out_record(data), True)):
+        write_record(painted / GENERATION, protocol_of_painter)
+        check_training(str(data), None, str(tmp_path / "out"), OrderNet(), **SETTINGS, synthetic_dir=str(painted))
+        release_folder(tmp_path / "out")
+        count = sum(lists.values())
+        line = f"was trained on {count} of the {count} images of the validation and test lists"
+        assert (line in capsys.readouterr().err) == told
+
+
+def held_out_record(data: Path) -> dict[str, list[str]]:
+    """As of a painter that was trained on what is held out here."""
+    items = [item for key in ("validation", "test") for item in read_datalist(data, None, key)]
+    signs = recognition_signs_of([Path(item["image"]) for item in items])[0]
+    return {"training": [each.tobytes().hex() for each in signs], "validation": []}

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
@@ -94,6 +94,20 @@ def _signs(image: Image.Image, rows: int) -> np.ndarray:
 def recognition_signs(image: Image.Image) -> np.ndarray:
     """`(32,)` uint8: the signs of the 256 horizontal grey differences of a 16×17 thumbnail."""
     return _signs(image if image.mode == "RGB" else image.convert("RGB"), 16)
+
+
+def recognition_signs_of(paths: Sequence[Path]) -> np.ndarray:
+    """The signs of image files and of their mirror images, left to right: ``(2, n, 32)`` uint8.
+
+    Raises:
+        InputError: if one cannot be read.
+    """
+    both = in_threads(lambda path: _signs_both_ways(open_image(path)), paths, "compare", progress=False)
+    return np.stack(both, axis=1) if both else np.empty((2, 0, 32), np.uint8)
+
+
+def _signs_both_ways(picture: Image.Image) -> np.ndarray:
+    return np.stack([recognition_signs(picture), recognition_signs(ImageOps.mirror(picture))])
 
 
 def recognised(signs: np.ndarray, known: np.ndarray) -> np.ndarray:

@@ -106,6 +106,12 @@ def mask_values(mask: Image.Image, *, indices: bool = False) -> np.ndarray:
     return np.asarray(mask if plain else mask.convert("L"))
 
 
+def lesion_at(mask: Image.Image, size: int) -> np.ndarray:
+    """The lesion of a decoded mask squashed to a square of `size` pixels, nearest, `(size, size)` bool."""
+    lesion = Image.fromarray(binarise(mask_values(mask), noisy=mask.format == "JPEG").astype(np.uint8))
+    return np.array(lesion.resize((size, size), Image.Resampling.NEAREST)) > 0
+
+
 def _copied_suffix(content: bytes, image: Image.Image) -> str | None:
     # The suffix under which the very bytes may be kept, or None where the file has to be written anew.
     if image.mode != "RGB" or image.getexif().get(_ORIENTATION, 1) != 1:

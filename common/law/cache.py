@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..data.progress import bar
-from ..data.reading import binarise, decode, mask_values, read_bytes, to_rgb
+from ..data.reading import decode, lesion_at, read_bytes, to_rgb
 from ..errors import InputError
 from ..files import check_writable
 from .loading import Parts
@@ -173,9 +173,7 @@ def _picture(content: bytes, path: str | Path, size: int) -> tuple[Tensor, tuple
 
 def _mask(content: bytes, path: str | Path, size: int) -> tuple[Tensor, tuple[int, int]]:
     mask = decode(content, path)
-    lesion = Image.fromarray(binarise(mask_values(mask), noisy=mask.format == "JPEG").astype(np.uint8))
-    small = np.array(lesion.resize((size, size), Image.Resampling.NEAREST))
-    return torch.from_numpy(small)[None], mask.size
+    return torch.from_numpy(lesion_at(mask, size).astype(np.uint8))[None], mask.size
 
 
 def _pair(item: Mapping[str, Any], size: int) -> tuple[Tensor, Tensor]:

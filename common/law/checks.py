@@ -81,6 +81,7 @@ LAW_RULES: dict[str, Rule] = {
     "name": TEXT,
     "images_per_mask": at_least(0),
     "augmented_per_mask": at_least(0),
+    "total_images": ("a whole number, 1 or more, or null", lambda value: value is None or whole(value, 1)),
 }
 
 

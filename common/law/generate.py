@@ -24,9 +24,10 @@ from torch.utils.data import Dataset
 from ..data.folder import DATALIST, KEYS, Prepared, load_json
 from ..data.progress import bar
 from ..errors import InputError
+from ..provenance import read_record
 from .loading import Parts, joined_licences, load_denoiser
-from .mask_sources import find_masks, licence_of
-from .painted_set import PaintedItem, finish, items_of
+from .mask_sources import SourceMask, find_masks, licence_of
+from .painted_set import PaintedItem, finish, items_in_all, items_of
 from .painter import MaskPainter
 from .painting_state import PaintingState
 from .pretrained import ENCODERS, digest_of_parts, find_sd15
@@ -86,6 +87,8 @@ class Painting:
         key: the list of a prepared folder of masks.
         images_per_mask: painted from the mask as it is, each of another seed.
         augmented_per_mask: painted from masks that `augment_mask` makes of it.
+        total_images: so many in all from masks as they are, instead of `images_per_mask`: each mask equally often, and
+            some once more.
         keep_empty: paint also from masks without a lesion, or whose lesion vanishes at `image_size`; one at
             least has to have one, or nothing could be trained on the folder.
         into: the list that the pairs go to; of "training" a tenth of the groups becomes "validation".
@@ -121,6 +124,7 @@ class Painting:
         key: str = "training",
         images_per_mask: int = 1,
         augmented_per_mask: int = 0,
+        total_images: int | None = None,
         keep_empty: bool = False,
         into: str = "training",
         image_size: int | None = None,
@@ -138,6 +142,7 @@ class Painting:
         amp: bool = False,
         progress: bool = True,
     ) -> None:
+        _check_total(total_images, images_per_mask, augmented_per_mask)
         _check_options(images_per_mask, augmented_per_mask, into, key, steps, batch_size, seed, name)
         self.device, self.out, self.progress = _device(device), Path(out), progress
         parts = _load(model, base, image_size, prompt)
@@ -152,7 +157,8 @@ class Painting:
             raise InputError(f"{masks}: none of its {len(found)} masks has a lesion at {size}×{size}; give others")
         self.painter = MaskPainter(parts, steps, guidance, control_scale, eta, batch_size, amp).to(self.device)
         check_strengths(guidance, self.painter.control_scale, eta)  # the model's own scale too
-        self.items = list(items_of(kept, images_per_mask, augmented_per_mask, seed))
+        self.items = _items(kept, images_per_mask, augmented_per_mask, total_images, seed)
+        self.trained_on = read_record(model)
         self.settings = {
             "model": model_digest(model, parts.encoders),
             "objective": objective or parts.objective or None,
@@ -168,6 +174,7 @@ class Painting:
             "seed": seed,
             "images_per_mask": images_per_mask,
             "augmented_per_mask": augmented_per_mask,
+            "total_images": total_images,
             "masks": _digest_of([(mask.name, mask.group, mask.digest) for mask in kept]),
             "into": into,
             "name": name,
@@ -175,13 +182,15 @@ class Painting:
         }
         self.state = PaintingState(self.out, self.settings)
         self.is_done = self.state.is_done()
-        there: Mapping[str, Path] = {}
-        if not self.is_done:
-            self.state.begin()
-            there = self.state.painted()
-        missing = [] if self.is_done else [item for item in self.items if item.stem not in there]
-        self.dataset = MasksToPaint(missing, size)
+        self.dataset = MasksToPaint(self._missing(), size)
         self._bar: Any = None
+
+    def _missing(self) -> list[PaintedItem]:
+        if self.is_done:
+            return []
+        self.state.begin()
+        there = self.state.painted()
+        return [item for item in self.items if item.stem not in there]
 
     def attach(self, engine: Engine) -> None:
         """Register on the evaluator."""
@@ -228,7 +237,7 @@ class Painting:
             InputError: if an image is missing, or the disk does not take them.
         """
         if not self.is_done:
-            finish(self.out, self.items, self.state, self.settings, self.progress)
+            finish(self.out, self.items, self.state, self.settings, self.trained_on, self.progress)
         return Prepared(_written(self.out), self.notes)
 
 
@@ -274,6 +283,23 @@ def _check_options(
         raise InputError(f"seed: {seed!r} has to be a whole number")
     if not name.replace("_", "").replace("-", "").isalnum() or name in ("images", "masks", "protocols"):
         raise InputError(f"name: {name!r} cannot begin the names of files; take letters, digits, _ and -")
+
+
+def _items(
+    masks: Sequence[SourceMask], as_they_are: int, augmented: int, total: int | None, seed: int
+) -> list[PaintedItem]:
+    if total is None:
+        return list(items_of(masks, as_they_are, augmented, seed))
+    return items_in_all(masks, total, seed)
+
+
+def _check_total(total: int | None, images_per_mask: int, augmented_per_mask: int) -> None:
+    if total is None:
+        return
+    if total < 1:
+        raise InputError(f"total_images: {total} has to be at least 1")
+    if images_per_mask != 1 or augmented_per_mask:
+        raise InputError("total_images counts for itself; leave out images_per_mask and augmented_per_mask")
 
 
 def _device(device: torch.device | str) -> torch.device:

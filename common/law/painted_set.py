@@ -18,6 +18,7 @@ from ..data.folder import KEYS, VALIDATION_FRACTION, Pair, Split, write_prepared
 from ..data.reading import encode_png, open_image
 from ..errors import InputError
 from ..files import write_atomically, write_json
+from ..provenance import write_record
 from .mask_augmentation import augment_mask
 from .mask_sources import SourceMask
 from .painting_state import RECORD, PaintingState
@@ -65,6 +66,14 @@ def items_of(masks: Sequence[SourceMask], as_they_are: int, augmented: int, seed
             yield PaintedItem(mask, f"{mask.name}_{number}_augmented", own, True)
 
 
+def items_in_all(masks: Sequence[SourceMask], total: int, seed: int) -> list[PaintedItem]:
+    """`total` images from masks as they are: of each equally many, and of some, drawn by `seed`, one more."""
+    whole, rest = divmod(total, len(masks))
+    more = set(random.Random(seed).sample(range(len(masks)), rest))
+    counts = [whole + (place in more) for place in range(len(masks))]
+    return [item for mask, count in zip(masks, counts, strict=True) for item in items_of([mask], count, 0, seed)]
+
+
 def _pairs(items: Sequence[PaintedItem], painted: Mapping[str, Path], settings: Mapping[str, Any]) -> Iterator[Pair]:
     told = ("model", "objective", "guidance", "control_scale", "steps")
     common = {key: settings[key] for key in told if settings[key] is not None}
@@ -99,9 +108,17 @@ def _split(items: Sequence[PaintedItem], settings: Mapping[str, Any]) -> Split:
 
 
 def finish(
-    out: Path, items: Sequence[PaintedItem], state: PaintingState, settings: Mapping[str, Any], progress: bool
+    out: Path,
+    items: Sequence[PaintedItem],
+    state: PaintingState,
+    settings: Mapping[str, Any],
+    trained_on: Mapping[str, Sequence[str]],
+    progress: bool,
 ) -> None:
     """Make a prepared folder of painted images, which then takes the place of `state`.
+
+    `trained_on` is the model's own record (`provenance.read_record`): what is trained on its images is known by it to
+    have met those that it is tested on.
 
     Raises:
         InputError: if an image is missing, or the disk does not take them.
@@ -124,6 +141,8 @@ def finish(
     )
     try:
         write_json(finished / RECORD, settings)
+        if trained_on:
+            write_record(finished / RECORD, trained_on)
         write_atomically(finished / OVERVIEW, encode_png(_overview(items, painted, settings["image_size"])))
         if out.exists():
             out.rmdir()

@@ -16,8 +16,9 @@ from ..data.folder import DATALIST, load_json
 from ..data.reading import encode_png
 from ..errors import InputError
 from ..files import check_writable, write_atomically, write_json
+from ..provenance import GENERATION
 
-RECORD = "generation.json"  # in the output: all that its images depend on
+RECORD = GENERATION  # in the output: all that its images depend on
 
 _DIGITS = 32  # of the digest in the name of a painted image
 

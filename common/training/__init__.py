@@ -10,7 +10,7 @@ from .identity import identified
 from .losses import DeepSupervision, StructureLoss
 from .memory import keep_freed_memory
 from .resolution import ResolutionSchedule
-from .sampling import StepSampler
+from .sampling import StepSampler, training_sampler
 from .statistics import RefreshStatistics
 
 __all__ = [
@@ -33,4 +33,5 @@ __all__ = [
     "local_device",
     "loss_of",
     "placed",
+    "training_sampler",
 ]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sized
+from typing import Any
 
 import torch
 from torch.utils.data import DistributedSampler
+
+from ..data.synthetic import SYNTHETIC
 
 
 class StepSampler(DistributedSampler):
@@ -56,3 +59,22 @@ class StepSampler(DistributedSampler):
                     generator = torch.Generator().manual_seed(self.seed + 1_000_003 * current)
                     order = torch.randperm(size, generator=generator).tolist()
                 yield order[place % size] + (current * size if self.number_passes else 0)
+
+
+def training_sampler(dataset: Any, batch_size: int, num_replicas: int, rank: int, seed: int = 0) -> DistributedSampler:
+    """Shuffled passes over the training images; where painted ones are among them, as many steps as without.
+
+    An epoch is one pass over the real images. With painted pairs beside them the passes are longer and the epochs are
+    not, so that two trainings of as many epochs have as many steps, and the same schedules, whatever was painted.
+
+    Args:
+        dataset: an `EpochSeededDataset` of items, of which `SYNTHETIC` tells the painted ones.
+        batch_size: of a process.
+        num_replicas, rank: of the processes.
+        seed: of the shuffling.
+    """
+    real = sum(not item.get(SYNTHETIC) for item in dataset.data)
+    if real == len(dataset):
+        return DistributedSampler(dataset, num_replicas=num_replicas, rank=rank, shuffle=True, seed=seed)
+    batches = max(1, -(-real // num_replicas) // batch_size)
+    return StepSampler(dataset, batch_size, batches, num_replicas, rank, seed, number_passes=True)

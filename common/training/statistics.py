@@ -9,6 +9,13 @@ from torch import nn
 from torch.optim.swa_utils import update_bn
 from torch.utils.data import Dataset, Subset
 
+from ..data.synthetic import SYNTHETIC
+
+
+def _real_items(dataset: Dataset) -> list[int]:
+    items = getattr(dataset, "data", None)
+    return [place for place in range(len(dataset)) if items is None or not items[place].get(SYNTHETIC)]
+
 
 class RefreshStatistics:
     """An Ignite handler: measure a network's batch statistics anew before each validation.
@@ -19,7 +26,8 @@ class RefreshStatistics:
     Args:
         model: the averaged network.
         dataset: training items, with their augmentation.
-        images: how many of them, always the same, drawn over the whole set; all where there are fewer.
+        images: how many of the real ones, always the same, drawn over the whole set; all where there are fewer. It is
+            on real images that the network is validated and used, whatever was painted to train it on.
         batch_size: of a batch; what is left over after the last whole one is passed over.
         image_key: an item's image.
     """
@@ -28,7 +36,9 @@ class RefreshStatistics:
         self, model: nn.Module, dataset: Dataset, images: int = 256, batch_size: int = 16, image_key: str = "image"
     ) -> None:
         self.model, self.image_key = model, image_key
-        chosen = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))[:images].tolist()
+        real = _real_items(dataset)
+        order = torch.randperm(len(real), generator=torch.Generator().manual_seed(0))[:images].tolist()
+        chosen = [real[place] for place in order]
         self.loader = DataLoader(
             Subset(dataset, chosen),
             batch_size=batch_size,

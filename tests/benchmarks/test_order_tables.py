@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from monai.bundle import ConfigParser
 
-from benchmarks import configurations, order_tables, segmenter_rows
+from benchmarks import configurations, order_tables, segmenter_rows, segmenter_runs
 from benchmarks.configurations import ALL
 from benchmarks.runs import read_history
 from benchmarks.segmenter_rows import ROWS
@@ -88,6 +88,21 @@ def test_a_table_is_trained_measured_and_goes_on(given: list[str], tmp_path: Pat
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("table", "row", "parameters", "measured_on"),
+    [(8, "cbam_21", "26,663", "test"), (10, "order_all", "46,969", "validation")],
+)
+def test_tables_of_attention_and_of_skips(
+    given: list[str], tmp_path: Path, capsys, table: int, row: str, parameters: str, measured_on: str
+) -> None:
+    order_tables.main(["--table", str(table), *given, "--out", str(tmp_path), "--rows", row])
+    said = capsys.readouterr().out
+    assert parameters in said and f"measured on {measured_on}" in said and "±" not in said
+    (outcome,) = json.loads((tmp_path / f"table_{table}.json").read_text())["results"][row]
+    assert 0 <= outcome["dice"] <= 1
+
+
+@pytest.mark.slow
 def test_a_row_that_fails_does_not_stop_the_others(given: list[str], tmp_path: Path, capsys, monkeypatch) -> None:
     """As where a network runs out of memory; here its weights cannot be kept."""
     out = tmp_path / "table"
@@ -131,12 +146,12 @@ def _settings(given: list[str], tmp_path: Path, *more: str) -> Namespace:
 
 def test_a_changed_overlay_is_another_row(given: list[str], tmp_path: Path, monkeypatch) -> None:
     settings = _settings(given, tmp_path, "--rows", "order")
-    before = order_tables.digest("mk_unet", settings), order_tables.digest("order", settings)
+    before = segmenter_runs.digest("mk_unet", settings), segmenter_runs.digest("order", settings)
     changed = tmp_path / "mk_unet.yaml"
     changed.write_text((segmenter_rows.OVERLAYS / "mk_unet.yaml").read_text() + "  window: 0.5\n")
     monkeypatch.setattr(segmenter_rows, "OVERLAYS", tmp_path)
-    assert order_tables.digest("mk_unet", settings) != before[0]
-    assert order_tables.digest("order", settings) == before[1]
+    assert segmenter_runs.digest("mk_unet", settings) != before[0]
+    assert segmenter_runs.digest("order", settings) == before[1]
 
 
 def test_seeds_and_rows_count_once(given: list[str], tmp_path: Path) -> None:
@@ -147,7 +162,7 @@ def test_seeds_and_rows_count_once(given: list[str], tmp_path: Path) -> None:
 def test_the_first_version_is_measured_in_windows_as_it_trains(given: list[str], tmp_path: Path) -> None:
     for recipe, configs in (("recipe_v1", ["evaluate", "evaluate_v1", "unet"]), ("recipe_best", ["evaluate", "unet"])):
         settings = _settings(given, tmp_path, "--rows", "unet", "--recipe", recipe)
-        assert [Path(file).stem for file in order_tables.measuring_files("unet", settings)] == configs
+        assert [Path(file).stem for file in segmenter_runs.measuring_files("unet", settings)] == configs
 
 
 @pytest.mark.parametrize(
@@ -160,6 +175,10 @@ def test_the_first_version_is_measured_in_windows_as_it_trains(given: list[str],
         ({"split": "test"}, "–"),
         ({"protocol": "grouped"}, "–"),
         ({"table": 7, "split": "test"}, "76.3 ± 1.9"),
+        ({"table": 7, "split": "test", "version": 1}, "81.3"),
+        ({"version": 1}, "–"),
+        ({"split": "test", "version": 1}, "81.3"),
+        ({"table": 8, "split": "test", "version": 1}, "–"),
         ({"table": 7, "split": "validation"}, "–"),
         ({"table": 7, "split": "test", "bundle": "order_brisc"}, "–"),
         ({"table": 7, "split": "test", "bundle": "order_brisc", "protocol": "order_released"}, "77.4 ± 0.8"),

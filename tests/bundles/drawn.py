@@ -33,6 +33,18 @@ def draw_prepared(folder: Path) -> Path:
     return folder
 
 
+def paint_prepared(real: Path, folder: Path, count: int) -> Path:
+    """A folder as LAW leaves one, of other drawn pairs, each told to be of the first training mask of `real`."""
+    mask = Path(json.loads((real / "dataset.json").read_text())["training"][0]["label"]).name
+    pairs = [
+        Pair(pair.image, pair.mask, "law", f"mask {number}", str(number), extra={"source_mask": mask, "seed": number})
+        for number, pair in ((number, _pair(100 + number)) for number in range(count))
+    ]
+    split = Split([pair.name for pair in pairs[1:]], [], [pairs[0].name])
+    write_prepared_folder(folder, pairs, {"painted": split}, name="law", licence="Apache-2.0", progress=False)
+    return folder
+
+
 def truncate_image(folder: Path) -> None:
     path = folder / "images" / "drawn_0.png"
     path.write_bytes(path.read_bytes()[:300])

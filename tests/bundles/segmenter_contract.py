@@ -16,7 +16,7 @@ from monai.bundle import ConfigParser
 from common.provenance import read_record, training_record
 from common.weights import read_checkpoint
 from tests.bundles.contract import LARGEST_MODEL, REPOSITORY, BundleContract
-from tests.bundles.drawn import SIDE, TEST, TRAINING, VALIDATION
+from tests.bundles.drawn import SIDE, TEST, TRAINING, VALIDATION, paint_prepared
 
 
 def _run(*arguments: Any) -> subprocess.CompletedProcess[str]:
@@ -165,3 +165,29 @@ class SegmenterContract(BundleContract):
             ended = warm.bundle("run", **given, **common, **self.small[name])
             assert (ended.code, ended.said) == (0, []), ended.err[-3000:]
             self.check_output(name, out)
+
+    def test_painted_pairs_join_the_training_and_change_no_step(self, warm, drawn, tmp_path):
+        """As many steps as without them, the same validation; and a run does not go on with other painted images."""
+        painted = paint_prepared(drawn, tmp_path / "painted", 6)
+        given = {"cwd": tmp_path, "config_file": self.config("train"), "dataset_dir": drawn}
+        small = {**self.small["train"], "batch_size": 1, "image_size": 64}
+        steps = {}
+        for name, more in (("real", {}), ("both", {"synthetic_dir": painted, "synthetic_images": 5})):
+            out = tmp_path / name
+            ended = warm.bundle("run", **given, **small, **more, output_dir=out)
+            assert ended.code == 0, ended.err[-3000:]
+            state = read_checkpoint(out / "latest.pt")
+            steps[name] = max(int(group["step"]) for group in state["optimizer"]["param_groups"])
+            assert bool(state["settings"].get("synthetic")) == (name == "both")
+        assert steps == {"real": TRAINING, "both": TRAINING}
+        other = {**small, "epochs": 2, "synthetic_dir": painted, "synthetic_images": 6}
+        ended = warm.bundle("run", **given, **other, output_dir=tmp_path / "both")
+        assert ended.code != 0 and "synthetic" in ended.err.splitlines()[-1]
+        ended = warm.bundle(
+            "run", **given, **small, synthetic_dir=painted, synthetic_images=9, output_dir=tmp_path / "new"
+        )
+        assert (ended.code, ended.said[-1]) == (
+            2,
+            f"error: --synthetic_images 9: {painted} holds 6 pairs that may be trained on",
+        )
+        assert not (tmp_path / "new").exists()

@@ -1,22 +1,16 @@
-"""Painting a prepared folder: the same files however the run was cut, and nothing that looks finished before it is."""
+"""Painting a prepared folder: what comes out, and that seeds alone decide it."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-import common.law.painter
-from common.data.folder import Pair, Split, read_datalist, write_prepared_folder
+from common.data.folder import read_datalist
 from common.data.integrity import verify
 from common.errors import InputError
 from common.law.generate import Painting, generate, model_digest
@@ -24,82 +18,9 @@ from common.law.loading import save_denoiser
 from common.law.mask_augmentation import augment_mask
 from common.law.painted_set import OVERVIEW, seed_of
 from common.law.painting_state import RECORD
-from tests.law.small import PROMPT, SIDE, no_file_larger_than, pixel_parts, save_stable_diffusion
-
-QUICK = {"steps": 2, "batch_size": 2, "progress": False}
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model") / "law"
-    parts = pixel_parts()
-    parts.prompt = PROMPT
-    save_denoiser(folder, parts)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A prepared folder as of real pairs: six to train on, the last without a lesion, and one to test."""
-    folder = tmp_path_factory.mktemp("real") / "polyps"
-    generator = np.random.default_rng(0)
-    pairs = []
-    for number in range(7):
-        lesion = np.zeros((30, 40), bool)
-        if number != 5:
-            lesion[4 + number : 16 + number, 10 + number : 25] = True
-        pixels = generator.integers(0, 256, (30, 40, 3), dtype=np.uint8)
-        pairs.append(Pair(pixels, lesion, "kvasir", f"sequence_{number // 2}", f"x{number}"))
-    names = [pair.name for pair in pairs]
-    lists = {"law": Split(names[:6], names[6:], [])}
-    write_prepared_folder(folder, pairs, lists, name="polyps", licence="research only", progress=False)
-    return folder
-
-
-@pytest.fixture
-def files(real: Path, tmp_path: Path) -> Path:
-    """The masks with a lesion as plain files, to add to."""
-    folder = tmp_path / "files"
-    folder.mkdir()
-    for number in range(5):
-        shutil.copyfile(real / "masks" / f"kvasir_x{number}.png", folder / f"x{number}.png")
-    return folder
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def pictures(folder: Path) -> dict[str, bytes]:
-    return {name: data for name, data in content(folder).items() if name.startswith("images/")}
-
-
-def state_of(out: Path) -> Path:
-    return out.with_name(f".{out.name}.painting")
-
-
-def stop_after(monkeypatch: pytest.MonkeyPatch, batches: int) -> None:
-    """Raise what Ctrl-C raises, before the batch after these."""
-    painted = 0
-    real_sample = common.law.painter.sample
-
-    def sample(*arguments, **options):
-        nonlocal painted
-        painted += 1
-        if painted > batches:
-            raise KeyboardInterrupt
-        return real_sample(*arguments, **options)
-
-    monkeypatch.setattr(common.law.painter, "sample", sample)
-
-
-def stopped(monkeypatch: pytest.MonkeyPatch, *arguments, **options) -> None:
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        stop_after(patch, 1)
-        generate(*arguments, **{**QUICK, **options})
-
-
-# What comes out
+from common.provenance import read_record, write_record
+from tests.law.painting import QUICK, pictures, state_of
+from tests.law.small import PROMPT, SIDE, pixel_parts, save_stable_diffusion
 
 
 def test_what_is_painted_keeps_the_terms_of_the_model_whatever_the_masks_say(real: Path, files: Path, tmp_path: Path):
@@ -158,6 +79,16 @@ def test_it_is_a_prepared_folder_that_says_where_each_pair_is_from(model: Path, 
         {key: str(item[key]) for key in ("image", "label", "source", "group")}
         for item in sorted(items, key=lambda item: item["image"])
     ]
+
+
+def test_what_the_painter_was_trained_on_goes_with_its_images(files: Path, tmp_path: Path) -> None:
+    parts = pixel_parts()
+    parts.prompt = PROMPT
+    save_denoiser(tmp_path / "law", parts)
+    known = {"training": ["ab" * 32], "validation": []}
+    write_record(tmp_path / "law", known)
+    generate(tmp_path / "law", files, tmp_path / "out", **QUICK)
+    assert read_record(tmp_path / "out" / RECORD) == known
 
 
 @pytest.mark.parametrize("into", ["validation", "test"])
@@ -240,6 +171,16 @@ def test_more_images_a_mask_keep_the_first_ones(model: Path, files: Path, tmp_pa
     assert pictures(tmp_path / "one").items() < pictures(tmp_path / "two").items()
 
 
+def test_so_many_images_in_all_are_spread_over_the_masks(model: Path, files: Path, tmp_path: Path) -> None:
+    generate(model, files, tmp_path / "all", total_images=7, **QUICK)
+    generate(model, files, tmp_path / "two", images_per_mask=2, **QUICK)
+    some, more = pictures(tmp_path / "all"), pictures(tmp_path / "two")
+    assert len(some) == 7 and some.items() < more.items()
+    assert sum(name.endswith("_0.png") for name in some) == 5  # each of five masks once, two of them again
+    generate(model, files, tmp_path / "few", total_images=3, **QUICK)
+    assert pictures(tmp_path / "few").items() < some.items()
+
+
 def test_another_seed_is_another_image_of_each_mask(model: Path, files: Path, tmp_path: Path) -> None:
     generate(model, files, tmp_path / "one", seed=1, **QUICK)
     generate(model, files, tmp_path / "two", seed=2, **QUICK)
@@ -253,251 +194,3 @@ def test_seeds_are_of_all_three_and_fit_63_bits() -> None:
     assert len(found) == 125
     assert all(0 <= seed < 2**63 for seed in found)
     assert max(found) > 2**61
-
-
-# Stopped and begun again
-
-
-def test_a_killed_run_completes_to_the_same_files(model: Path, files: Path, tmp_path: Path) -> None:
-    """SIGKILL in the middle of painting; what lies half-written in the folder beside is no hindrance either."""
-    options = {"steps": 16, "batch_size": 2, "images_per_mask": 4, "progress": False}
-    generate(model, files, tmp_path / "unstopped", **options)
-    out = tmp_path / "out"
-    call = (
-        f"from common.law.generate import generate; generate({str(model)!r}, {str(files)!r}, {str(out)!r}, **{options})"
-    )
-    process = subprocess.Popen([sys.executable, "-c", call], cwd=Path(__file__).parents[2], env=os.environ)
-    until = time.monotonic() + 120
-    while len(list(state_of(out).glob("*.png"))) < 3 and process.poll() is None and time.monotonic() < until:
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    painted = list(state_of(out).glob("*.png"))
-    assert 3 <= len(painted) < 20
-    assert not out.exists()
-
-    (state_of(out) / ".x0_3.png.abc.part").write_bytes(b"half an image")
-    (state_of(out) / ".finished.abc.part" / "images").mkdir(parents=True)
-    (state_of(out) / "finished").mkdir()
-    generate(model, files, out, **options)
-    assert content(out) == content(tmp_path / "unstopped")
-    assert not state_of(out).exists()
-
-
-def test_what_is_done_is_not_painted_again(
-    model: Path, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out = tmp_path / "out"
-    stopped(monkeypatch, model, files, out)
-    assert len(list(state_of(out).glob("*.png"))) == 2 and not out.exists()
-    with monkeypatch.context() as patch:
-        stop_after(patch, 2)  # three masks are left, in batches of two
-        generate(model, files, out, **QUICK)
-    generate(model, files, tmp_path / "unstopped", **QUICK)
-    assert content(out) == content(tmp_path / "unstopped")
-
-
-@pytest.mark.parametrize("damage", ["cut short", "another image"])
-def test_an_image_that_is_not_what_was_written_is_painted_again(
-    model: Path, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
-) -> None:
-    out = tmp_path / "out"
-    stopped(monkeypatch, model, files, out)
-    first, second = sorted(state_of(out).glob("*.png"))
-    first.write_bytes(first.read_bytes()[:-9] if damage == "cut short" else second.read_bytes())
-    generate(model, files, out, **QUICK)
-    generate(model, files, tmp_path / "unstopped", **QUICK)
-    assert content(out) == content(tmp_path / "unstopped")
-
-
-def test_a_finished_call_is_left_as_it_is(
-    model: Path, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out = tmp_path / "out"
-    first = generate(model, files, out, **QUICK)
-    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
-    stop_after(monkeypatch, 0)
-    assert generate(model, files, out, **QUICK).lists == first.lists
-    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
-
-
-def test_an_empty_folder_is_taken(model: Path, files: Path, tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir()
-    generate(model, files, tmp_path / "out", **QUICK)
-    assert verify(tmp_path / "out", progress=False).sound
-
-
-def test_a_full_disk_is_one_line_and_no_loss(model: Path, files: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    with no_file_larger_than(600), pytest.raises(InputError, match="make room") as error:
-        generate(model, files, out, **QUICK)
-    assert "\n" not in str(error.value)
-    assert not out.exists()
-    generate(model, files, out, **QUICK)
-    assert verify(out, progress=False).sound
-
-
-# What is wrong is one line, before anything is painted
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"steps": 3}, "steps: 2, now 3"),
-        ({"seed": 5}, "seed: 0, now 5"),
-        ({"guidance": 3.0}, "guidance: 10.0, now 3.0"),
-        ({"control_scale": 2}, "control_scale: 1.0, now 2.0"),
-        ({"batch_size": 1}, "batch_size: 2, now 1"),
-        ({"images_per_mask": 2}, "images_per_mask: 1, now 2"),
-    ],
-)
-@pytest.mark.parametrize("finished", [False, True])
-def test_other_settings_in_one_output_are_refused(
-    model: Path, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict, words: str, finished: bool
-) -> None:
-    out = tmp_path / "out"
-    if finished:
-        generate(model, files, out, **QUICK)
-    else:
-        stopped(monkeypatch, model, files, out)
-    with pytest.raises(InputError, match=words) as error:
-        generate(model, files, out, **{**QUICK, **change})
-    assert "\n" not in str(error.value)
-
-
-def test_other_masks_and_models_in_one_output_are_refused(
-    model: Path, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out = tmp_path / "out"
-    stopped(monkeypatch, model, files, out)
-    other = pixel_parts(seed=1)
-    other.prompt = PROMPT
-    save_denoiser(tmp_path / "other", other)
-    with pytest.raises(InputError, match=r"other settings \(its model\)"):
-        generate(tmp_path / "other", files, out, **QUICK)
-    shutil.copyfile(files / "x1.png", files / "x0.png")
-    with pytest.raises(InputError, match=r"other settings \(its masks\)"):
-        generate(model, files, out, **QUICK)
-
-
-def test_a_folder_in_use_is_refused(model: Path, files: Path, tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "mine.txt").write_text("mine")
-    with pytest.raises(InputError, match="exists already and is not empty"):
-        generate(model, files, tmp_path / "out", **QUICK)
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
-
-
-def _photo(folder: Path) -> None:
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)).save(folder / "p.png")
-
-
-def _labels(folder: Path) -> None:
-    Image.fromarray(np.arange(1200).reshape(30, 40).astype(np.uint8) % 4).save(folder / "p.png")
-
-
-def _classes(folder: Path) -> None:
-    values = np.array([0, 127, 255], np.uint8)[np.arange(1200).reshape(30, 40) // 400]
-    Image.fromarray(values).save(folder / "p.png")
-
-
-def _dark(folder: Path) -> None:
-    Image.fromarray(np.uint8(100) * (np.arange(1200).reshape(30, 40) > 600)).save(folder / "p.png")
-
-
-def _text(folder: Path) -> None:
-    (folder / "p.png").write_text("no image")
-
-
-def _twice(folder: Path) -> None:
-    shutil.copyfile(folder / "x0.png", folder / "X0.bmp")
-
-
-def _odd_name(folder: Path) -> None:
-    shutil.copyfile(folder / "x0.png", folder / "a:b.png")
-
-
-def _none(folder: Path) -> None:
-    for path in folder.iterdir():
-        path.unlink()
-
-
-def _empty(folder: Path) -> None:
-    for path in folder.iterdir():
-        Image.new("L", (40, 30)).save(path)
-
-
-@pytest.mark.parametrize(
-    ("fault", "words"),
-    [
-        (_photo, "p.png: not a mask"),
-        (_labels, "p.png: a label map with values to 3"),
-        (_classes, "p.png: has the values 0, 127, 255; a mask has two"),
-        (_dark, "p.png: its largest value is 100"),
-        (_text, "p.png: not an image"),
-        (_twice, "there is .* beside it; keep one"),
-        (_odd_name, "a:b.png: this name cannot serve"),
-        (_none, "no image in it"),
-        (_empty, "none of its 5 masks has a lesion"),
-    ],
-)
-def test_masks_that_cannot_be_painted_from_are_told(
-    model: Path, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault, words: str
-) -> None:
-    fault(files)
-    stop_after(monkeypatch, 0)
-    with pytest.raises(InputError, match=words) as error:
-        generate(model, files, tmp_path / "out", **QUICK)
-    assert "\n" not in str(error.value)
-    assert not (tmp_path / "out").exists() and not state_of(tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"images_per_mask": 0}, "leave nothing to paint"),
-        ({"into": "train"}, "into: 'train' is none of"),
-        ({"key": "test"}, None),  # of a prepared folder alone; here without meaning, and without harm
-        ({"protocol": "law"}, "holds no dataset.json"),
-        ({"steps": 0}, "steps: 0"),
-        ({"image_size": 17}, "image_size: 17"),
-        ({"name": "a/b"}, "name: 'a/b'"),
-        ({"prompt": " "}, "prompt: "),
-        ({"device": "gpu"}, "device: 'gpu'"),
-        ({"seed": 1.5}, "seed: 1.5"),
-        ({"control_scale": -1}, "control_scale: -1"),
-        ({"control_scale": "firm"}, "control_scale: 'firm'"),
-        ({"guidance": float("nan")}, "guidance: nan"),
-        ({"eta": 2}, "eta: 2"),
-    ],
-)
-def test_options_that_make_no_sense_are_told(
-    model: Path, files: Path, tmp_path: Path, options: dict, words: str | None
-) -> None:
-    if words is None:
-        generate(model, files, tmp_path / "out", **{**QUICK, **options})
-        return
-    with pytest.raises(InputError, match=words) as error:
-        generate(model, files, tmp_path / "out", **{**QUICK, **options})
-    assert "\n" not in str(error.value)
-
-
-def test_a_prior_is_told(files: Path, tmp_path: Path) -> None:
-    save_denoiser(tmp_path / "prior", pixel_parts(control=False))
-    with pytest.raises(InputError, match="an image prior without a control network"):
-        generate(tmp_path / "prior", files, tmp_path / "out", **QUICK)
-
-
-def test_a_mask_that_changes_meanwhile_is_told(
-    model: Path, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real_sample = common.law.painter.sample
-
-    def sample(*arguments, **options):
-        shutil.copyfile(files / "x1.png", files / "x4.png")
-        return real_sample(*arguments, **options)
-
-    monkeypatch.setattr(common.law.painter, "sample", sample)
-    with pytest.raises(InputError, match=r"x4.png: has changed"):
-        generate(model, files, tmp_path / "out", **QUICK)
-    assert not (tmp_path / "out").exists()

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
-from common.data import Pair, Split, read_datalist, write_prepared_folder
+from common.data import read_datalist
 from common.data.phantoms import prepare_phantoms
 from common.errors import InputError
 from common.metrics import nearest_images
-from common.metrics.__main__ import nearest
 from common.metrics.nearest import COPY
 
 
@@ -77,30 +74,3 @@ def test_a_picture_of_one_value_is_like_nothing(real, tmp_path) -> None:
 def test_nothing_to_compare_is_told(real) -> None:
     with pytest.raises(InputError, match="at least one of each"):
         nearest_images([], paths(real, "training"))
-
-
-def test_the_command_counts_copies_and_draws_the_closest(real, tmp_path, capsys) -> None:
-    known = paths(real, "training")
-    made = [np.asarray(Image.open(path)) for path in (*known[:2], *paths(real, "test")[:3])]
-    mask = np.zeros(made[0].shape[:2], bool)
-    mask[10:30, 10:30] = True
-    pairs = [Pair(image, mask, "law", str(place), str(place)) for place, image in enumerate(made)]
-    split = Split([pair.name for pair in pairs[1:]], [], [pairs[0].name])
-    write_prepared_folder(tmp_path / "painted", pairs, {"painted": split}, name="law", licence="none", progress=False)
-    nearest(str(tmp_path / "painted"), str(real), out=str(tmp_path / "out"))
-    said = capsys.readouterr().out
-    assert "2 painted images are copies" in said
-    report = json.loads((tmp_path / "out" / "nearest.json").read_text())
-    assert (report["copies"], report["images"]) == (2, 5)
-    assert report["quantiles"]["painted"]["1.0"] == pytest.approx(1)
-    lines = (tmp_path / "out" / "nearest.csv").read_text().splitlines()
-    assert len(lines) == 6 and {line.split(",")[1] for line in lines[1:3]} == {path.name for path in known[:2]}
-    with Image.open(tmp_path / "out" / "closest.png") as picture:
-        assert picture.size == (5 * 128, 2 * 128)
-
-
-def test_a_split_without_images_is_told(real, tmp_path, capsys) -> None:
-    with pytest.raises(SystemExit):
-        nearest(str(real), str(real), out=str(tmp_path / "out"), split="training")
-    assert "--split training" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()

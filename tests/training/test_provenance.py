@@ -16,8 +16,8 @@ from common.data.pairs import prepare_pairs
 from common.errors import InputError
 from common.guard import check_evaluation, check_training
 from common.order import OrderNet
-from common.provenance import read_record, record_path, seen_before, training_record, write_record
-from tests.bundles.drawn import TEST, TRAINING, VALIDATION, draw_prepared
+from common.provenance import GENERATION, read_record, record_path, seen_before, training_record, write_record
+from tests.bundles.drawn import TEST, TRAINING, VALIDATION, draw_prepared, paint_prepared
 
 
 @pytest.fixture
@@ -179,3 +179,17 @@ def test_the_record_moves_with_the_weights(finished, tmp_path):
     for path in (finished / "model.pt", record_path(finished / "model.pt")):
         shutil.copy(path, tmp_path / path.name.replace("model", "mine"))
     assert read_record(tmp_path / "mine.pt") == read_record(finished / "model.pt")
+
+
+@pytest.mark.parametrize("where", ["beside the real ones", "alone"])
+def test_what_the_painter_was_trained_on_is_remembered(data, tmp_path, where):
+    """Weights that learned from its images have met those by way of it."""
+    painted = paint_prepared(data, tmp_path / "painted", 6)
+    seen = {"training": ["ab" * 32], "validation": ["cd" * 32]}
+    write_record(painted / GENERATION, seen)
+    if where == "alone":
+        record, own = training_record(painted), read_datalist(painted)
+    else:
+        record, own = training_record(data, synthetic_dir=painted), read_datalist(data)
+    assert all(set(seen[key]) <= set(record[key]) for key in seen)
+    assert len(record["training"]) == len(own) + 1

@@ -7,8 +7,9 @@ from itertools import chain
 import pytest
 import torch
 from monai.transforms import Compose, RandFlipd, RandRotate90d
+from torch.utils.data import DistributedSampler
 
-from common.training import EpochSeededDataset, StepSampler
+from common.training import EpochSeededDataset, StepSampler, training_sampler
 
 SIZE = 10
 
@@ -72,3 +73,38 @@ def test_an_image_that_comes_twice_in_an_epoch_is_augmented_twice():
 def test_without_a_word_it_begins_with_the_first_epoch():
     sampler = StepSampler(range(SIZE), 3, 2, num_replicas=1, rank=0)
     assert list(sampler) == _epochs(1, 3, 2)[0] and len(sampler) == 6
+
+
+class _Items:
+    """A dataset as `EpochSeededDataset` is, of which some items are painted."""
+
+    def __init__(self, real: int, painted: int) -> None:
+        self.data = [{"synthetic": 0}] * real + [{"synthetic": 1}] * painted
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_without_painted_images_the_order_is_torchs_own(replicas):
+    own = training_sampler(_Items(SIZE, 0), 3, replicas, 0, seed=5)
+    plain = DistributedSampler(range(SIZE), num_replicas=replicas, rank=0, shuffle=True, seed=5)
+    for epoch in (1, 2):
+        own.set_epoch(epoch)
+        plain.set_epoch(epoch)
+        assert list(own) == list(plain)
+
+
+@pytest.mark.parametrize(("painted", "replicas"), [(7, 1), (30, 1), (30, 2)])
+def test_painted_images_change_what_is_seen_and_not_how_many_steps(painted, replicas):
+    seen = []
+    for rank in range(replicas):
+        real, both = (training_sampler(_Items(SIZE, count), 2, replicas, rank) for count in (0, painted))
+        assert len(both) // 2 == len(real) // 2
+        for epoch in range(1, 40):
+            both.set_epoch(epoch)
+            seen += [index % (SIZE + painted) for index in both]
+    assert set(seen) == set(range(SIZE + painted))
+    assert max(map(seen.count, set(seen))) - min(map(seen.count, set(seen))) <= 1  # none more often than another
+    share = sum(index >= SIZE for index in seen) / len(seen)
+    assert share == pytest.approx(painted / (SIZE + painted), abs=0.1)

@@ -34,6 +34,23 @@ def test_the_statistics_are_those_of_the_images():
     assert model[0].momentum == 0.1 and not model.training
 
 
+class _Mixed(list):
+    """Items of which `data` tells the painted ones, as an `EpochSeededDataset` does."""
+
+    def __init__(self, real: list, painted: list) -> None:
+        super().__init__([*painted, *real])
+        self.data = [{"synthetic": 1}] * len(painted) + [{"synthetic": 0}] * len(real)
+
+
+def test_painted_images_leave_the_statistics_as_they_are():
+    real, model, other = _items(40), *(nn.Sequential(nn.BatchNorm2d(3)).eval() for _ in range(2))
+    painted = [{"image": item["image"] - 100} for item in _items(30)]
+    _refresh(model, real, batch_size=8)
+    _refresh(other, _Mixed(real, painted), batch_size=8)
+    assert torch.equal(model[0].running_mean, other[0].running_mean)
+    assert torch.equal(model[0].running_var, other[0].running_var)
+
+
 def test_after_it_evaluation_and_training_see_the_same_network():
     """On the batch itself: what a network computes with measured statistics is what it computes with the batch's."""
     torch.manual_seed(0)
