@@ -26,7 +26,7 @@ from common.provenance import seen_before
 from . import reporting
 from .law_quality import trained_models
 from .painting import add_painting_options, check_painting_options, named_models, paint, scale_of, train_painters
-from .papers_lists import are_the_papers
+from .papers_lists import NOT_THE_PAPERS, are_the_papers
 from .runs import device, spread
 from .segmenter_rows import ROWS
 from .segmenter_runs import Outcome, add_options, check_options, run_row
@@ -204,6 +204,8 @@ def show(outcomes: Mapping[str, Sequence[Outcome]], rows: Sequence[Variant], set
     for name, count in settings.seen.items():
         if count:
             key += f"\nwarning: {name} was trained on {count} of the validation and test images that this table is of"
+    if not settings.papers:
+        key += f"\n{NOT_THE_PAPERS}"
     return reporting.publish(settings.out, f"table_{settings.table}", header, lines, f"{budget}\n{key}")
 
 

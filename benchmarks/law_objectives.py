@@ -12,7 +12,7 @@ from common.files import write_json
 
 from . import reporting
 from .law_runs import ERRORS, checked, errors_of, painted_with, parser, run_ceiling, run_row
-from .papers_lists import are_the_papers
+from .papers_lists import NOT_THE_PAPERS, are_the_papers
 from .runs import spread
 
 
@@ -65,8 +65,10 @@ def main(arguments: list[str] | None = None) -> None:
         name: [run_row(name, {"objective": name}, seed, settings) for seed in settings.seeds]
         for name in settings.objectives
     }
-    own = settings.split == "test" and are_the_papers(settings.dataset_dir, settings.protocol, "test", settings.bundle)
-    printed = PAPER.get(settings.bundle, {}) if own else {}
+    theirs = settings.split == "test" and are_the_papers(
+        settings.dataset_dir, settings.protocol, "test", settings.bundle
+    )
+    printed = PAPER.get(settings.bundle, {}) if theirs else {}
     rows = [
         (
             LABELS[name],
@@ -83,6 +85,7 @@ def main(arguments: list[str] | None = None) -> None:
         f"seeds {', '.join(map(str, settings.seeds))}, {settings.steps} steps each, {painted_with(settings)}\n"
         "mean ± standard deviation; Dice and IoU in percent, errors in thousandths, of the validation images"
     )
+    notes += "" if theirs else f"\n{NOT_THE_PAPERS}"
     print(f"\n{reporting.publish(settings.out, 'table_3', header, rows, notes)}")
     figures = {name: [each.figures() for each in own] for name, own in outcomes.items()}
     figures |= {"ceiling": [dict(zip(("dice", "iou"), ceiling, strict=True))]}

@@ -36,7 +36,7 @@ from common.weights import weights_digest
 from . import reporting
 from .law_ablation import PAPER as COMPONENTS
 from .painting import add_painting_options, check_painting_options, named_models, paint, scale_of, train_painters
-from .papers_lists import are_the_papers
+from .papers_lists import NOT_THE_PAPERS, are_the_papers
 from .runs import differences, spread
 
 SPLITS = {1: "training", 2: "test", 6: "training"}
@@ -125,7 +125,8 @@ def trained_models(runs: Path) -> dict[str, dict[int, Path]]:
     for name, budget in budgets.items():
         if other := differences(budgets[first], budget):
             raise InputError(f"--runs {runs}: {first} and {name} were trained with different settings ({other})")
-    return found
+    order = [*NAMES, *COMPONENTS]  # the paper's
+    return dict(sorted(found.items(), key=lambda row: order.index(row[0]) if row[0] in order else len(order)))
 
 
 def checked(settings: argparse.Namespace) -> argparse.Namespace:
@@ -326,6 +327,7 @@ def _notes(every: Sequence[Mapping[str, Any]], settings: argparse.Namespace) -> 
         "mean ± standard deviation over these seeds; of one model [95 % interval over groups of images]; two halves: "
         "what images of one kind come to, half as many of each",
     ]
+    lines += [] if settings.papers else [NOT_THE_PAPERS]
     lines += dict.fromkeys(f"warning: {told}" for each in every for told in each["warnings"])
     seen = max((each["seen"].get("training", 0) for each in every), default=0)
     if settings.split != "training" and seen:

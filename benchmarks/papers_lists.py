@@ -15,6 +15,9 @@ PAPER_LISTS = {
 }
 
 
+NOT_THE_PAPERS = "the paper's columns are empty: these are not the images that its figures are of"
+
+
 def are_the_papers(dataset_dir: str | Path, protocol: str | None, split: str, painter: str) -> bool:
     """Whether a list of a prepared folder is the paper's, by its sets and the name of its protocol.
 

@@ -17,14 +17,14 @@ from ..commands import command
 from ..devices import usable_device
 from ..errors import InputError
 from ..files import check_writable, write_json
-from ..provenance import seen_before
+from ..provenance import GENERATION, read_record, seen_before
 from ..settings import setting_faults
 from ..weights import weights_digest
 from . import audit as auditing
 from . import audit_report, quality, recovery, report
 from .clip import ClipFeatures, check_clip_folder
 from .features import FeatureExtractor, SegmenterFeatures
-from .image_sets import digest_of, read_set, sizes_of
+from .image_sets import ImageSet, digest_of, read_set, sizes_of
 from .inception import InceptionFeatures, find_inception_weights
 
 DEVICE = "cpu"
@@ -107,13 +107,13 @@ def quality_command(
     prepared = (Path(real) / "dataset.json").is_file()
     sets = read_set(painted).drawn(images, seed), read_set(real, protocol, split if prepared else None)
     own, reference = sets[0], sets[1].drawn(images, seed)
-    if out is not None:
-        check_writable(out)
     if clip is not None:
         check_clip_folder(clip)
     extractors: list[FeatureExtractor] = [SegmenterFeatures(_segmenter_weights(segmenter), device=device)]
     if (found := _inception(inception, device, dimensions)) is not None:
         extractors.insert(0, found)
+    if out is not None:
+        check_writable(out)
     measured: dict[str, Any] = {}
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always", UserWarning)
@@ -219,6 +219,25 @@ def recovery_command(
     write_json(Path(out) / "recovery.json", {**content, "measured": {name: vars(each) for name, each in found.items()}})
 
 
+def _looked_through(generation: Path, known: ImageSet, real: str) -> dict[str, int]:
+    # How many of the images that the painter was trained on or chosen by are among those that copies are looked for in.
+    record = read_record(generation)
+    if not (recorded := sum(map(len, record.values()))):
+        print("warning: nothing is recorded of what the painter was trained on; that it was this folder is not checked")
+        return {}
+    found = min(recorded, sum(seen_before(generation, [{"image": path} for path in known.paths]).values()))
+    if not found:
+        raise InputError(
+            f"{real} holds none of the {recorded} images that the painter was trained on or chosen by, so that no copy "
+            "could be found; name the folder and --protocol that it was trained under"
+        )
+    if found < recorded:
+        print(
+            f"warning: the painter was trained on or chosen by {recorded} images, of which {found} are looked through"
+        )
+    return {"recorded": recorded, "found": found}
+
+
 @command
 def audit_command(
     painted: str,
@@ -256,6 +275,7 @@ def audit_command(
     further = [each for each in (also or "").split(",") if each]
     for each in further:
         known = known.joined(read_set(each, None, None))
+    looked_through = _looked_through(Path(painted) / GENERATION, known, real)
     others = read_set(real, protocol, split)
     held_out = others.apart_from(known)
     if len(held_out) < 2:
@@ -266,7 +286,12 @@ def audit_command(
     found = auditing.audit(own, known, held_out, extractor, size=size, seed=seed)
     settings = {"real": str(Path(real).resolve()), "protocol": protocol, "split": split, "seed": seed}
     settings |= {"also": [str(Path(each).resolve()) for each in further]}
-    settings |= {"known": len(known), "known_sha256": digest_of(known), "held_out": len(held_out)}
+    settings |= {
+        "looked_through": looked_through,
+        "known": len(known),
+        "known_sha256": digest_of(known),
+        "held_out": len(held_out),
+    }
     audit_report.write(Path(out), found, own, known, settings)
     if len(held_out) < len(others):
         print(f"{len(others) - len(held_out)} of {len(others)} held-out images are of patients trained on: left out")

@@ -132,9 +132,13 @@ def of_the_same_masks(painted: Sequence[Mapping[str, Any]], real: Sequence[Mappi
     """Those real items whose masks were painted from, each once, in order.
 
     Raises:
-        InputError: if a mask that was painted from is not among the real ones.
+        InputError: if an item was not painted, or a mask that was painted from is not among the real ones.
     """
-    wanted = {str(item.get("source_mask", "")) for item in painted}
+    if lacking := [str(item["image"]) for item in painted if not item.get("source_mask")]:
+        raise InputError(
+            f"{lacking[0]} and {len(lacking) - 1} more were not painted by LAW: no mask of theirs is recorded"
+        )
+    wanted = {str(item["source_mask"]) for item in painted}
     found = [dict(item) for item in real if Path(item["label"]).name in wanted]
     if lost := wanted - {Path(item["label"]).name for item in found}:
         raise InputError(

@@ -51,10 +51,13 @@ def write_report(
         training_images: put the closest pairs on the page, which show patients' images.
 
     Raises:
-        InputError: if what is in `out` was measured on other images than those in `painted` now.
+        InputError: if `painted` was not painted by LAW, or what is in `out` was measured on other images than its own.
     """
     painted, out = Path(painted), Path(out)
-    digest = digest_of(read_set(painted))
+    images = read_set(painted)
+    if not any(images.origins):
+        raise InputError(f"{painted} was not painted by LAW: no mask of its images is recorded; name what was painted")
+    digest = digest_of(images)
     found = {name: _read(out / f"{name}.json", digest) for name in ("quality", "recovery", "audit")}
     generation = load_json(painted / "generation.json") if (painted / "generation.json").is_file() else {}
     context = {
@@ -185,7 +188,7 @@ def _recovery(found: Mapping[str, Any], out: Path) -> dict[str, Any]:
         axes.hist(values, edges, histtype="step", linewidth=1.8, label=label, color=colour)
     axes.set_xlabel("Dice")
     axes.set_ylabel("images")
-    axes.legend(frameon=False, loc="upper left")
+    axes.legend(frameon=False, loc="upper center")
     axes.spines[["top", "right"]].set_visible(False)
     return {"rows": found["rows"], "note": note, "picture": _svg(figure)}
 
@@ -200,9 +203,15 @@ def _audit(found: Mapping[str, Any], out: Path, training_images: bool) -> dict[s
     verdict = f"{WORDS[found['verdict']]} ({found['copies']} of {found['images']} images; {share})."
     told = found["settings"]
     against = (
-        f"Audited against {told['known']} images that were trained on or chosen by, and {told['held_out']} held-out "
-        f"ones of other patients: {told['real']}, protocol {told['protocol'] or 'by default'}, list {told['split']}"
+        f"Audited against the {told['known']} training and validation images, and {told['held_out']} held-out ones of "
+        f"other patients, list {told['split']}, of {told['real']}, protocol {told['protocol'] or 'by default'}"
     )
+    if told.get("looked_through"):
+        against += "; of the {recorded} images that the painter was trained on, {found} are among them".format(
+            **told["looked_through"]
+        )
+    else:
+        against += "; that the painter was trained on these is not recorded"
     closest = _uri(_there(out / "closest.png", "audit").read_bytes()) if training_images else None
     return {
         "rows": rows,

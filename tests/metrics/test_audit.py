@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from common.metrics.audit_report import sentence
 from common.metrics.features import SegmenterFeatures
 from common.metrics.image_sets import ImageSet, read_set
 from common.metrics.nearest import COPY, Nearest
+from common.provenance import GENERATION, training_record, write_record
 
 WEIGHTS = Path(__file__).parents[2] / "order_polyps" / "models" / "model.pt"
 
@@ -217,3 +219,25 @@ def test_a_split_that_was_trained_on_is_refused(real, tmp_path, capsys) -> None:
         audit_command(str(real), str(real), out=str(tmp_path / "out"), split="training")
     assert "--split training" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_the_painter_was_not_trained_on_clears_nothing(
+    real: Path, other: Path, tmp_path: Path, capsys
+) -> None:
+    """By the record that a painting leaves: none of the images refuses, some of them are told."""
+    painted = tmp_path / "painted"
+    shutil.copytree(other / "images", painted)
+    audit_command(str(painted), str(real), out=str(tmp_path / "a"))
+    assert "nothing is recorded of what the painter was trained on" in capsys.readouterr().out
+    both = [training_record(folder)["training"] for folder in (real, other)]
+    write_record(painted / GENERATION, {"training": both[0] + both[1], "validation": []})
+    audit_command(str(painted), str(real), out=str(tmp_path / "b"))
+    recorded, found = len(both[0] + both[1]), len(both[0])
+    assert f"by {recorded} images, of which {found} are looked through" in capsys.readouterr().out
+    told = json.loads((tmp_path / "b" / "audit.json").read_text())["settings"]["looked_through"]
+    assert told == {"recorded": recorded, "found": found}
+    write_record(painted / GENERATION, {"training": both[1], "validation": []})
+    with pytest.raises(SystemExit) as ended:
+        audit_command(str(painted), str(real), out=str(tmp_path / "c"))
+    assert ended.value.code == 2 and f"holds none of the {len(both[1])} images" in capsys.readouterr().err
+    assert not (tmp_path / "c" / "audit.json").exists()

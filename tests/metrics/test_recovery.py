@@ -135,4 +135,4 @@ def test_what_cannot_look_is_told_before_work(real: Path, tmp_path: Path, capsys
 def test_images_that_law_did_not_paint_are_told(real: Path, tmp_path: Path, capsys) -> None:
     with pytest.raises(SystemExit):
         recovery_command(str(real), str(real), out=str(tmp_path / "out"))
-    assert "not in the real list" in capsys.readouterr().err
+    assert "were not painted by LAW: no mask of theirs is recorded" in capsys.readouterr().err

@@ -139,3 +139,9 @@ def test_a_run_that_is_none_is_told(painted, measured, tmp_path, capsys) -> None
     with pytest.raises(SystemExit):
         report_command(str(painted), out=str(measured), run=str(tmp_path))
     assert "there is no history.csv" in capsys.readouterr().err
+
+
+def test_of_real_images_there_is_no_such_page(real: Path, tmp_path: Path, capsys) -> None:
+    with pytest.raises(SystemExit):
+        report_command(str(real), out=str(tmp_path))
+    assert "was not painted by LAW" in capsys.readouterr().err and not (tmp_path / "report.html").exists()
