@@ -204,7 +204,7 @@ def show(outcomes: Mapping[str, Sequence[Outcome]], rows: Sequence[Variant], set
     for name, count in settings.seen.items():
         if count:
             key += f"\nwarning: {name} was trained on {count} of the validation and test images that this table is of"
-    if not settings.papers:
+    if not (settings.papers and settings.split == "test"):
         key += f"\n{NOT_THE_PAPERS}"
     return reporting.publish(settings.out, f"table_{settings.table}", header, lines, f"{budget}\n{key}")
 

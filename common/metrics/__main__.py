@@ -275,11 +275,11 @@ def audit_command(
     further = [each for each in (also or "").split(",") if each]
     for each in further:
         known = known.joined(read_set(each, None, None))
-    looked_through = _looked_through(Path(painted) / GENERATION, known, real)
     others = read_set(real, protocol, split)
     held_out = others.apart_from(known)
     if len(held_out) < 2:
         raise InputError(f"--split {split}: {len(held_out)} of its images are of other patients; choose another list")
+    looked_through = _looked_through(Path(painted) / GENERATION, known, real)
     check_writable(out)
     extractor = SegmenterFeatures(_segmenter_weights(segmenter), device=device)
     size = recovery.common_side(own.paths)

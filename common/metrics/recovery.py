@@ -135,9 +135,8 @@ def of_the_same_masks(painted: Sequence[Mapping[str, Any]], real: Sequence[Mappi
         InputError: if an item was not painted, or a mask that was painted from is not among the real ones.
     """
     if lacking := [str(item["image"]) for item in painted if not item.get("source_mask")]:
-        raise InputError(
-            f"{lacking[0]} and {len(lacking) - 1} more were not painted by LAW: no mask of theirs is recorded"
-        )
+        told = f"{len(lacking)} images, such as {lacking[0]}, were not painted by LAW"
+        raise InputError(f"{told}: no mask of theirs is recorded")
     wanted = {str(item["source_mask"]) for item in painted}
     found = [dict(item) for item in real if Path(item["label"]).name in wanted]
     if lost := wanted - {Path(item["label"]).name for item in found}:
