@@ -1,0 +1,1 @@
+"""The bundles as something to hand on: catalogue, packing, verification, installation and export."""
