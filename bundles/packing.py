@@ -1,0 +1,170 @@
+"""From a bundle's sources to one self-contained zip: its part of `common` under a name of its own, JSON, manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load as load_safetensors
+
+from common.data.folder import load_json
+from common.files import write_atomically, write_json
+from common.provenance import SUFFIX as RECORD_SUFFIX
+
+from .archive import zip_bytes
+from .closure import PACKAGE, needed_files
+from .configs import SEGMENTER, packed_config, read_yaml, render, sister_of
+from .executables import executables
+from .manifest import FULL, NAME, build_manifest, packages_of
+from .sources import bundle_files, find_bundle, metadata_of, read_tree
+
+MODEL = "models/model.pt"
+_HASH_DIGITS = 12
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A packed bundle.
+
+    Attributes:
+        name, version, kind: of the bundle, as in its manifest.
+        files: contents by path below its folder, the manifest among them.
+    """
+
+    name: str
+    version: str
+    kind: str
+    files: dict[str, bytes]
+
+    @property
+    def file_name(self) -> str:
+        """As the Model Zoo names zips."""
+        return f"{self.name}_v{self.version}.zip"
+
+    def zip(self) -> bytes:
+        """The zip, the same bytes for the same files."""
+        return zip_bytes(self.name, self.files)
+
+
+def pack(root: Path, name: str) -> Packed:
+    """Pack a bundle of the collection at `root` with all the Python that it needs.
+
+    Raises:
+        InputError: if there is no such bundle, or it holds what may not be packed.
+    """
+    folder = find_bundle(root, name)
+    metadata = metadata_of(folder)
+    raw = bundle_files(folder)
+    configs = {
+        path: read_yaml(folder / path) for path in raw if path.startswith("configs/") and path.endswith(".yaml")
+    }
+    own = {path: content for path, content in raw.items() if path not in configs}
+    own |= _weights(root, own, configs)
+    own["requirements.txt"] = _requirements(packages_of(metadata))
+    targets = {
+        part.text for config in configs.values() for part in executables(config) if part.text.startswith(f"{PACKAGE}.")
+    }
+    code = needed_files(root, targets)
+
+    def files_as(package: str) -> dict[str, bytes]:
+        files = {path.replace(".yaml", ".json"): render(packed_config(each, package)) for path, each in configs.items()}
+        files |= {path: _named(path, content, package) for path, content in own.items()}
+        return files | {
+            package + path.removeprefix(PACKAGE): _named(path, content, package) for path, content in code.items()
+        }
+
+    # The name holds a digest of all that is packed, so that no two builds, not even two that differ in weights alone,
+    # share a module in one process.
+    stem = f"law_order_{name}_"
+    package = stem + _digest(files_as(stem + "0" * _HASH_DIGITS))[:_HASH_DIGITS]
+    files = files_as(package)
+    tree = read_tree(root, [name, PACKAGE, "bundles", *_sisters(configs)])
+    files[NAME] = build_manifest(name, metadata["version"], FULL, package, tree, packages_of(metadata), files)
+    return Packed(name, metadata["version"], FULL, files)
+
+
+def write_zips(packed: list[Packed], out: Path) -> dict[str, str]:
+    """Write zips and, beside them, ``model_info.json`` as the Model Zoo has it, with other zips' lines kept.
+
+    Returns:
+        The SHA-256 of each zip by its path.
+    """
+    digests, info = {}, read_model_info(out / "model_info.json")
+    for each in packed:
+        content = each.zip()
+        write_atomically(out / each.file_name, content)
+        digests[str(out / each.file_name)] = hashlib.sha256(content).hexdigest()
+        info[each.file_name.removesuffix(".zip")] = {
+            "checksum": hashlib.sha1(content, usedforsecurity=False).hexdigest(),  # what the Zoo's own tools compare
+            "sha256": digests[str(out / each.file_name)],
+            "source": each.file_name,
+        }
+    write_json(out / "model_info.json", dict(sorted(info.items())))
+    return digests
+
+
+def read_model_info(path: Path) -> dict[str, dict[str, str]]:
+    """The catalogue of zips in a file; empty where there is none.
+
+    Raises:
+        InputError: if it is no such file.
+    """
+    return load_json(path) if path.is_file() else {}
+
+
+def _sisters(configs: Mapping[str, Mapping]) -> list[str]:
+    return sorted({name for config in configs.values() if (name := sister_of(config))})
+
+
+def _weights(root: Path, own: Mapping[str, bytes], configs: Mapping[str, Mapping]) -> dict[str, bytes]:
+    # What a painter's bundle lacks: the segmenter that judges it, and the state dict that the Zoo asks every bundle for.
+    found = {}
+    for sister in _sisters(configs):
+        weights = root / sister / MODEL
+        found[SEGMENTER] = weights.read_bytes()
+        found[SEGMENTER.replace(".pt", RECORD_SUFFIX)] = weights.with_suffix(RECORD_SUFFIX).read_bytes()
+    if MODEL not in own:
+        parts = {
+            part: load_safetensors(own[path])
+            for path in sorted(own)
+            if path.endswith(".safetensors") and (part := Path(path).parent.name)
+        }
+        state = {
+            f"denoiser.{part}.{key}": tensors[key] for part, tensors in parts.items() for key in sorted(tensors)
+        }
+        stream = io.BytesIO()
+        torch.save(state, stream)
+        found[MODEL] = stream.getvalue()
+    return found
+
+
+def _requirements(packages: Mapping[str, str]) -> bytes:
+    lines = [f"{package}=={version}" for package, version in packages.items()]
+    return "\n".join(["# What this bundle was tested with: pip install -r requirements.txt", *lines, ""]).encode()
+
+
+def _digest(files: Mapping[str, bytes]) -> str:
+    whole = hashlib.sha256()
+    for path in sorted(files):
+        whole.update(f"{path}\0{len(files[path])}\0".encode())
+        whole.update(files[path])
+    return whole.hexdigest()
+
+
+_TEXTS = (".py", ".md", ".txt")
+
+
+def _named(path: str, content: bytes, package: str) -> bytes:
+    # Commands and paths in texts, of errors and pages, as they are in a packed bundle.
+    if not path.endswith(_TEXTS) or path.startswith("configs/"):
+        return content
+    text = re.sub(rf"(?<![\w./]){PACKAGE}(?=\.[a-z_]+)", package, content.decode())
+    if path.endswith(".md"):
+        text = re.sub(rf"(?<![\w./]){PACKAGE}/", f"{package}/", text)
+        text = re.sub(r"(configs/\w+)\.yaml", r"\1.json", text)
+    return text.encode()
