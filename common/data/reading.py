@@ -19,9 +19,9 @@ _PNG_BIT_DEPTH = 24  # where the header of a PNG holds it
 _NOT_8_BIT = ("I", "F")
 
 
-def is_image_file(path: Path) -> bool:
-    """Whether `path` is a visible file with a suffix that is read here, in upper or lower case."""
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+def is_image_file(path: Path, suffixes: tuple[str, ...] = SUFFIXES) -> bool:
+    """Whether `path` is a visible file with one of the suffixes, in upper or lower case."""
+    return path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file()
 
 
 def read_bytes(path: str | Path) -> bytes:

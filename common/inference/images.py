@@ -13,6 +13,7 @@ from PIL import ExifTags, Image
 
 from ..data.reading import open_image, to_rgb
 from ..errors import InputError
+from .dicom import is_dicom, read_dicom
 
 
 def read_rgb(path: str | Path) -> tuple[Image.Image, int]:
@@ -21,11 +22,14 @@ def read_rgb(path: str | Path) -> tuple[Image.Image, int]:
     Grey, palette, bilevel, CMYK and YCbCr are converted as Pillow does, 16-bit RGB by its high bytes. Transparent
     pixels are laid over black, like the border of an endoscope's picture. The orientation is told and not applied:
     the pixels stay where PIL, MONAI and numpy see them. (TIFF is the exception: Pillow itself turns it upright.)
+    A DICOM file (.dcm, .dicom) is read by `read_dicom`, and has none.
 
     Raises:
         InputError: naming the file, if it cannot be read whole, holds several pages, has grey or floating-point
             pixels of 16 or 32 bits (nobody knows their white), or a colour space that Pillow cannot convert.
     """
+    if is_dicom(path):
+        return read_dicom(path), 1
     # Through the file's bytes: by its name, Pillow 13 maps an uncompressed TIFF into memory and scrambles a turned one.
     image = open_image(path)
     orientation = image.getexif().get(ExifTags.Base.Orientation, 1)

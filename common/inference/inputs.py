@@ -12,10 +12,13 @@ from tqdm import tqdm
 
 from ..data.reading import SUFFIXES, is_image_file
 from ..errors import InputError
+from .dicom import DICOM_SUFFIXES, is_dicom
+from .dicom_mask import check_dicom_mask
 from .images import read_rgb
-from .layout import MASKS, OVERLAYS, RESULTS, RESULTS_UNFINISHED, is_results_table
+from .layout import MASKS, OVERLAYS, RESULTS, RESULTS_UNFINISHED, SEGMENTATIONS, is_results_table
 
 _SHOWN = 10
+_KINDS = (*SUFFIXES, *DICOM_SUFFIXES)
 MOST_PIXELS = 40_000_000  # nine million peaked at 1.9 GB; a colonoscope gives two million
 
 
@@ -27,24 +30,24 @@ def list_images(path: str | Path) -> list[Path]:
       under its ``images/``.
     - Any other folder: every image under it, subfolders included. Names that begin with a dot are left out.
 
-    Suffixes, in either case: .jpg .jpeg .png .tif .tiff .bmp.
+    Suffixes, in either case: .jpg .jpeg .png .tif .tiff .bmp, and .dcm .dicom; a file without one is not looked into.
 
     Raises:
         InputError: if the path does not exist, is a file of another kind, or holds no image.
     """
     path = _given_path(path)
-    kinds = " ".join(SUFFIXES)
+    kinds = " ".join(_KINDS)
     if not path.exists():
         raise InputError(f"{path} does not exist; give --dataset_dir an image or a folder of images")
     if not path.is_dir():
-        if path.suffix.lower() not in SUFFIXES:
+        if path.suffix.lower() not in _KINDS:
             raise InputError(f"{path} is not an image of a known kind; those are {kinds}")
         return [path]
     root = _images_root(path)
     images = []
     for folder, subfolders, names in os.walk(root):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        images += [Path(folder, name) for name in names if is_image_file(Path(folder, name))]
+        images += [Path(folder, name) for name in names if is_image_file(Path(folder, name), _KINDS)]
     if not images:
         raise InputError(f"{root} holds no image; the kinds are {kinds}")
     return sorted(images, key=lambda image: image.relative_to(root).as_posix())
@@ -53,9 +56,10 @@ def list_images(path: str | Path) -> list[Path]:
 def inference_items(dataset_dir: str | Path) -> list[dict[str, str]]:
     """Make the items of an inference dataset, one an image of `list_images`.
 
-    Each has ``image``, the absolute path; ``file``, the path below `dataset_dir`; and ``name``, the result's path
-    below ``masks/`` and ``overlays/`` without ``.png``. The name is the path below the images' folder without its
-    suffix; images that would share one (``a.jpg`` beside ``a.png``) keep theirs (``a.jpg``, ``a.png``).
+    Each has ``image``, the absolute path; ``file``, the path below `dataset_dir`; and ``name``, the path of its results
+    below ``masks/``, ``overlays/`` and ``segmentations/`` without a suffix. The name is the path below the images'
+    folder without its suffix; images that would share one (``a.jpg`` beside ``a.png``) keep theirs (``a.jpg``,
+    ``a.png``).
 
     Raises:
         InputError: as `list_images`.
@@ -95,6 +99,8 @@ def check_inference_inputs(dataset_dir: str | Path, output_dir: str | Path) -> N
                     f"{item['image']}: {picture.width} × {picture.height} pixels are more than "
                     f"{MOST_PIXELS // 10**6} million, which takes too much memory; shrink it first"
                 )
+            if is_dicom(item["image"]):
+                check_dicom_mask(item["image"])
         except InputError as error:
             faults.append(str(error))
     if len(faults) == 1:
@@ -144,7 +150,8 @@ def _check_output_folder(items: list[dict[str, str]], source: Path, output: Path
             f"the output folder {output} and the input {source} lie one in the other, and results would mix with "
             "images; name a folder elsewhere with --output_dir"
         )
-    own = {output / kind / f"{item['name']}.png" for item in items for kind in (MASKS, OVERLAYS)}
+    kinds = ((MASKS, "png"), (OVERLAYS, "png"), (SEGMENTATIONS, "dcm"))
+    own = {output / kind / f"{item['name']}.{suffix}" for item in items for kind, suffix in kinds}
     read = {Path(item["image"]).resolve() for item in items}
     overwritten = sorted(read & {path.parent.resolve() / path.name for path in own})  # through a symbolic link
     if overwritten:
@@ -174,7 +181,9 @@ def _check_untouched(output: Path) -> None:
     if not (output / RESULTS).is_file():
         return
     with (output / RESULTS).open(newline="", errors="surrogateescape") as stream:
-        written = {output / row["mask"]: row["mask_sha256"] for row in csv.DictReader(stream)}
+        rows = list(csv.DictReader(stream))
+    written = {output / row["mask"]: row["mask_sha256"] for row in rows}
+    written |= {output / row["segmentation"]: row["segmentation_sha256"] for row in rows if row.get("segmentation")}
     for path, digest in written.items():
         if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() != digest:
             raise InputError(

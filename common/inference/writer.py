@@ -17,8 +17,11 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..files import write_atomically
+from ..weights import weights_digest
+from .dicom import is_dicom
+from .dicom_mask import SegmentationSeries
 from .images import read_rgb
-from .layout import COLUMNS, MASKS, OVERLAYS, RESULTS, RESULTS_UNFINISHED
+from .layout import COLUMNS, MASKS, OVERLAYS, RESULTS, RESULTS_UNFINISHED, SEGMENTATIONS
 from .overlay import draw_overlay
 
 _TOUCHING = np.ones((3, 3), dtype=bool)  # pixels that meet at a corner belong to one lesion
@@ -34,10 +37,13 @@ class InferenceWriter:
       orientation, the mask carries the same one, so that both are seen alike by programs that heed it and by those
       that do not.
     - ``overlays/<name>.png``: the image, upright, with the mask outlined and lightly filled.
+    - ``segmentations/<name>.dcm``, of a DICOM image: the mask as a DICOM Segmentation object, see `SegmentationSeries`.
+      It is the one result that names the patient; nothing of a DICOM file but its name gets into the others.
     - ``results.csv``, last of all, in the order of the dataset: image, width, height, lesion_pixels, area_fraction,
       lesions (connected parts, corners touching), confidence (mean probability inside the mask; blank where it is
       empty), max_probability (the highest in the image: for an empty mask, how near it came), mask, mask_sha256 (of
-      its file: by it a later run into the same folder knows a mask that a person has corrected, and stops).
+      its file: by it a later run into the same folder knows a mask that a person has corrected, and stops),
+      segmentation and segmentation_sha256 (the same of the DICOM mask; blank where there is none).
 
     Every file is written whole or not at all. Until the run has ended, ``results.csv.unfinished`` stands in for the
     table. An earlier run's results of the same images are replaced; call `check_inference_inputs` first.
@@ -46,6 +52,7 @@ class InferenceWriter:
         output_dir: the folder of results; made if it is not there.
         overlay: whether to draw overlays.
         mask_key, probability_key: where the postprocessing leaves both.
+        checkpoint: the weights' file, by whose digest a DICOM mask tells what made it.
     """
 
     def __init__(
@@ -54,11 +61,14 @@ class InferenceWriter:
         overlay: bool = True,
         mask_key: str = "pred",
         probability_key: str = "probability",
+        checkpoint: str | Path | None = None,
     ) -> None:
         self.output_dir = Path(os.path.abspath(os.path.expanduser(str(output_dir))))
         self.overlay = overlay
         self.mask_key = mask_key
         self.probability_key = probability_key
+        self.checkpoint = checkpoint
+        self._segmentations = SegmentationSeries()
         self._rows: list[dict[str, Any]] = []
 
     def attach(self, engine: Engine) -> None:
@@ -74,6 +84,7 @@ class InferenceWriter:
             InputError: if the folder cannot be written to.
         """
         self._rows = []
+        self._segmentations = SegmentationSeries(weights_digest(self.checkpoint) if self.checkpoint else "")
         write_atomically(self.output_dir / RESULTS_UNFINISHED, _table([]))
         (self.output_dir / RESULTS).unlink(missing_ok=True)
 
@@ -111,6 +122,7 @@ class InferenceWriter:
             exif[ExifTags.Base.Orientation] = orientation
         content = _png(Image.fromarray(mask.astype(np.uint8) * 255), exif)
         write_atomically(self.output_dir / mask_name, content)
+        segmentation, digest = self._write_segmentation(item, mask)
         self._write_overlay(item["name"], image, mask, exif)
         pixels = int(mask.sum())
         return {
@@ -124,7 +136,19 @@ class InferenceWriter:
             "max_probability": f"{probability.max():.4f}",
             "mask": mask_name,
             "mask_sha256": hashlib.sha256(content).hexdigest(),
+            "segmentation": segmentation,
+            "segmentation_sha256": digest,
         }
+
+    def _write_segmentation(self, item: dict[str, Any], mask: np.ndarray) -> tuple[str, str]:
+        # Its name and digest; both blank where the image is no DICOM.
+        path = item["image"].meta["filename_or_obj"]
+        if not is_dicom(path):
+            return "", ""
+        name = f"{SEGMENTATIONS}/{item['name']}.dcm"
+        content = self._segmentations.encode(path, mask)
+        write_atomically(self.output_dir / name, content)
+        return name, hashlib.sha256(content).hexdigest()
 
     def _write_overlay(self, name: str, image: Image.Image, mask: np.ndarray, exif: Image.Exif) -> None:
         path = self.output_dir / OVERLAYS / f"{name}.png"
