@@ -27,7 +27,7 @@ from tests.bundles.drawn import tree
 from tests.bundles.warm import WarmPython
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-SCHEMA = Path(__file__).with_name("meta_schema_20240725.json")
+SCHEMA = REPOSITORY / "bundles" / "meta_schema_20240725.json"
 LONGEST_EXPRESSION = 200
 LARGEST_MODEL = 25 * 2**20  # bytes, a file of the Model Zoo
 # Config, working folder, whether by its other name, whether the data's path is relative. All of training; of the

@@ -1,0 +1,126 @@
+"""The Python that a bundle brings: read as text, never imported; what it defines, and what it reaches for."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from .archives import Refused
+
+LONGEST, _MOST_STEPS = 1 << 20, 12
+# Modules that reach beyond computing, files that a config names, and the packages that a bundle is made of.
+_NAMES = """
+    asyncio builtins cffi cloudpickle code codeop concurrent ctypes dill distutils ensurepip fcntl ftplib gc http httpx
+    imp importlib inspect io joblib marshal mmap multiprocessing nntplib os pickle pip pkgutil poplib pty requests
+    resource runpy sched select selectors shelve shutil signal site smtplib socket socketserver sqlite3 ssl subprocess
+    sys tempfile telnetlib threading urllib urllib3 venv webbrowser winreg xmlrpc zipimport
+"""
+_REACHING = frozenset(_NAMES.split())
+_CALLS = frozenset({"eval", "exec", "compile", "__import__", "breakpoint", "globals", "locals", "vars"})
+
+
+@dataclass(frozen=True)
+class OwnPython:
+    """The parsed Python of a bundle.
+
+    Attributes:
+        package: name of its package.
+        modules: syntax trees by path below the bundle's folder.
+    """
+
+    package: str
+    modules: Mapping[str, ast.Module]
+
+    def target_fault(self, target: str) -> str | None:
+        """Why a dotted name is none of a class or function that this package defines; None where it is.
+
+        What a module merely imports is not: ``<package>.files.os.system`` would be MONAI's to find as well.
+        """
+        return self._fault(target.split("."), _MOST_STEPS)
+
+    def _fault(self, parts: list[str], steps: int) -> str | None:
+        target = ".".join(parts)
+        if parts[0] != self.package or not all(part.isidentifier() for part in parts):
+            return "it is not a name in the bundle's own package"
+        if any(part.startswith("_") for part in parts[1:]):
+            return "it names something private"
+        path = self._module_of(parts[:-1])
+        if path is None:
+            return f"the bundle has no module {'.'.join(parts[:-1])}"
+        for node in self.modules[path].body:
+            if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == parts[-1]:
+                return None
+            if isinstance(node, ast.ImportFrom) and node.level and steps:
+                for alias in node.names:
+                    if (alias.asname or alias.name) == parts[-1]:
+                        return self._fault([*self._from(path, node), alias.name], steps - 1)
+        if (home := _homes(self.modules[path]).get(parts[-1])) and steps:
+            return self._fault([*parts[:-1], home, parts[-1]], steps - 1)
+        return f"{path} does not define {target.rpartition('.')[2]}, nor imports it from the bundle's own package"
+
+    def _module_of(self, parts: list[str]) -> str | None:
+        base = "/".join(parts)
+        return next((path for path in (f"{base}/__init__.py", f"{base}.py") if path in self.modules), None)
+
+    def _from(self, path: str, node: ast.ImportFrom) -> list[str]:
+        around = path.split("/")[: -node.level]
+        return [*around, *(node.module.split(".") if node.module else [])]
+
+
+def _homes(tree: ast.Module) -> dict[str, str]:
+    # A package that imports its names when they are first used says so in a table of texts, from name to module.
+    for node in tree.body:
+        if (
+            isinstance(node, ast.Assign)
+            and ast.unparse(node.targets[0]) == "_HOMES"
+            and isinstance(node.value, ast.Dict)
+        ):
+            pairs = zip(node.value.keys, node.value.values, strict=True)
+            if all(isinstance(each, ast.Constant) and isinstance(each.value, str) for pair in pairs for each in pair):
+                return ast.literal_eval(node.value)
+    return {}
+
+
+def parse_python(content: bytes, path: str) -> ast.Module:
+    """The syntax tree of a module; nothing of it is run.
+
+    Raises:
+        Refused: if it is no Python, or too large or too deep to be read.
+    """
+    if len(content) > LONGEST:
+        raise Refused(f"{path} has {len(content):,} bytes; at most {LONGEST:,} of Python are read")
+    try:
+        # As text in UTF-8, whatever encoding it claims: a declared one could show a reader another program.
+        return ast.parse(content.decode("utf-8"))
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise Refused(f"{path} can not be read as Python in UTF-8: {str(error)[:100]}") from None
+
+
+def reaches_for(tree: ast.Module) -> list[str]:
+    """Modules and built-in functions by which a module can do more than compute, sorted; for a person to look at."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names if alias.name.split(".")[0] in _REACHING}
+        elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+            found |= {node.module} if node.module.split(".")[0] in _REACHING else set()
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _CALLS:
+            found.add(f"{node.func.id}()")
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            called = ast.unparse(node.func) if isinstance(node.func.value, ast.Name) else ""
+            found |= {f"{called}()"} & {"torch.load()", "torch.save()", "torch.hub.load()", "np.load()"}
+    return sorted(found)
+
+
+def other_packages(trees: Mapping[str, ast.Module]) -> set[str]:
+    """Packages outside of the standard library that the modules import by name."""
+    found = set()
+    for tree in trees.values():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+                found.add(node.module.split(".")[0])
+    return found - sys.stdlib_module_names
