@@ -60,12 +60,10 @@ def pack(root: Path, name: str) -> Packed:
     folder = find_bundle(root, name)
     metadata = metadata_of(folder)
     raw = bundle_files(folder)
-    configs = {
-        path: read_yaml(folder / path) for path in raw if path.startswith("configs/") and path.endswith(".yaml")
-    }
+    configs = {path: read_yaml(folder / path) for path in raw if path.startswith("configs/") and path.endswith(".yaml")}
     own = {path: content for path, content in raw.items() if path not in configs}
     own |= _weights(root, own, configs)
-    own["requirements.txt"] = _requirements(packages_of(metadata))
+    own["requirements.txt"] = requirements(packages_of(metadata))
     targets = {
         part.text for config in configs.values() for part in executables(config) if part.text.startswith(f"{PACKAGE}.")
     }
@@ -134,16 +132,15 @@ def _weights(root: Path, own: Mapping[str, bytes], configs: Mapping[str, Mapping
             for path in sorted(own)
             if path.endswith(".safetensors") and (part := Path(path).parent.name)
         }
-        state = {
-            f"denoiser.{part}.{key}": tensors[key] for part, tensors in parts.items() for key in sorted(tensors)
-        }
+        state = {f"denoiser.{part}.{key}": tensors[key] for part, tensors in parts.items() for key in sorted(tensors)}
         stream = io.BytesIO()
         torch.save(state, stream)
         found[MODEL] = stream.getvalue()
     return found
 
 
-def _requirements(packages: Mapping[str, str]) -> bytes:
+def requirements(packages: Mapping[str, str]) -> bytes:
+    """A requirements file of exact versions."""
     lines = [f"{package}=={version}" for package, version in packages.items()]
     return "\n".join(["# What this bundle was tested with: pip install -r requirements.txt", *lines, ""]).encode()
 

@@ -1,0 +1,174 @@
+"""A segmenter's bundle without any Python: TorchScript and MONAI's own classes, for who lets no code in."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from common.errors import InputError
+
+from .boot import FIND_FOLDER, IMPORTS
+from .configs import read_yaml, render
+from .exporting import FORMATS
+from .manifest import CODE_FREE, NAME, build_manifest, json_bytes, packages_of
+from .packing import Packed, requirements
+from .sources import find_bundle, metadata_of, read_tree
+
+SUFFIX = "_code_free"
+_READS = ".png .jpg .jpeg .bmp .tif .tiff"
+_PACKAGES = ("fire", "pillow", "pytorch-ignite", "tqdm")  # of the full bundle's; MONAI's reader, engine and commands
+
+# Wrong inputs, told in a line each before any work; a config has no other means without code.
+_CHECKS = (
+    "$@dataset_dir or exit('error: give --dataset_dir, a folder of images')",
+    f"$@items or exit('error: no image in ' + str(@dataset_dir) + '; the kinds are {_READS}')",
+    "$len({Path(i['image']).stem for i in @items}) == len(@items) or exit('error: two images have one name; rename one')",
+    "$not any(Path(@output_dir).glob('*')) or exit('error: ' + @output_dir + ' is not empty; name a new folder')",
+)
+_ITEMS = (
+    "$[{'image': str(p)} for p in sorted(Path(@dataset_dir).glob('*'))"
+    f" if p.suffix.lower() in {tuple(_READS.split())!r}] if @dataset_dir else []"
+)
+_RGB = "$lambda image: image.convert('RGB')"
+EXPRESSIONS = frozenset({
+    *IMPORTS, FIND_FOLDER, *_CHECKS, _ITEMS, _RGB,
+    "$from pathlib import Path",
+    "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')",
+    "$@bundle_root + '/models/model.ts'",
+    "$[@image_size, @image_size]",
+    "$np.uint8",
+    "$monai.utils.set_determinism(seed=0)",
+    "$@evaluator.run()",
+})  # fmt: skip
+TARGETS = frozenset({
+    "Activationsd", "AsDiscreted", "Compose", "DataLoader", "Dataset", "EnsureChannelFirstd", "Invertd", "LoadImaged",
+    "PILReader", "Resized", "SaveImaged", "ScaleIntensityRanged", "SimpleInferer", "SupervisedEvaluator", "Transposed",
+    "ignite.handlers.ProgressBar", "torch.jit.load",
+})  # fmt: skip
+
+
+def pack_code_free(root: Path, name: str) -> Packed:
+    """Pack a segmenter's bundle as ``<name>_code_free``.
+
+    Its masks are those of the full bundle: the same weights, the average over four flips, the same way to the image's
+    own size. What it does not have: training, evaluation, overlays and table, alpha laid over black, DICOM.
+
+    Raises:
+        InputError: if there is no such bundle, it paints, or its exports do not compute the same.
+    """
+    folder = find_bundle(root, name)
+    full = read_yaml(folder / "configs" / "inference.yaml")
+    metadata = _metadata(metadata_of(folder))
+    files = {
+        "LICENSE": (folder / "LICENSE").read_bytes(),
+        "docs/data_license.txt": (folder / "docs" / "data_license.txt").read_bytes(),
+        "docs/README.md": _page(name, metadata).encode(),
+        "configs/metadata.json": json_bytes(metadata),
+        "configs/logging.conf": (folder / "configs" / "logging.conf").read_bytes(),
+        "configs/inference.json": render(inference_config(full, name)),
+        "requirements.txt": requirements(packages_of(metadata)),
+    }
+    for form in ("torchscript", "onnx"):
+        files[f"models/{FORMATS[form]}"] = _exported_apart(root, name, form)
+    tree = read_tree(root, [name, "common", "bundles"])
+    whole, version = name + SUFFIX, metadata["version"]
+    files[NAME] = build_manifest(whole, version, CODE_FREE, None, tree, packages_of(metadata), files)
+    return Packed(whole, version, CODE_FREE, files)
+
+
+def inference_config(full: dict[str, Any], name: str) -> dict[str, Any]:
+    """The inference of a segmenter by MONAI's classes alone.
+
+    Args:
+        full: the bundle's own inference config, whose sizes, ranges and threshold are taken over.
+        name: of the bundle.
+    """
+    steps = {step["_target_"]: step for step in full["preprocessing"]["transforms"]}
+    # MONAI's reader and writer both turn width and height; what the network sees is turned back between them.
+    transforms = [
+        {"_target_": "LoadImaged", "keys": "image", "reader": {"_target_": "PILReader", "converter": _RGB}},
+        steps["EnsureChannelFirstd"],
+        {"_target_": "Transposed", "keys": "image", "indices": [0, 2, 1]},
+        steps["Resized"],
+        steps["ScaleIntensityRanged"],
+    ]
+    kept = [step for step in full["postprocessing"]["transforms"] if step["_target_"] in TARGETS]
+    saved = {
+        "_target_": "SaveImaged", "keys": "pred", "output_dir": "@output_dir", "output_postfix": "",
+        "output_ext": ".png", "output_dtype": "$np.uint8", "scale": 255, "resample": False, "separate_folder": False,
+        "writer": "PILWriter", "print_log": False,
+    }  # fmt: skip
+    return {
+        "dataset_dir": None,
+        "output_dir": f"runs/{name}{SUFFIX}/masks",
+        "batch_size": full["batch_size"],
+        "num_workers": full["num_workers"],
+        "image_size": full["image_size"],
+        "threshold": full["threshold"],
+        "device": full["device"],
+        "imports": [*IMPORTS, "$from pathlib import Path"],
+        "bundle_root": FIND_FOLDER,
+        "checkpoint": "$@bundle_root + '/models/model.ts'",
+        "network_def": {"_target_": "torch.jit.load", "f": "@checkpoint", "map_location": "@device"},
+        "network": "@network_def",
+        "preprocessing": {"_target_": "Compose", "transforms": transforms},
+        "items": _ITEMS,
+        "dataset": {"_target_": "Dataset", "data": "@items", "transform": "@preprocessing"},
+        "dataloader": full["dataloader"],
+        "inferer": {"_target_": "SimpleInferer"},
+        "postprocessing": {"_target_": "Compose", "transforms": [*kept, saved]},
+        "handlers": [{"_target_": "ignite.handlers.ProgressBar", "desc": "inference"}],
+        "evaluator": full["evaluator"],
+        "initialize": ["$monai.utils.set_determinism(seed=0)"],
+        "run": [*_CHECKS, "$@evaluator.run()"],
+        "inference": "@run",
+    }
+
+
+def _metadata(full: dict[str, Any]) -> dict[str, Any]:
+    packages = {name: full["required_packages_version"][name] for name in _PACKAGES}
+    told = "Without Python code: TorchScript and MONAI's own classes; flips are averaged inside the network. "
+    return {**full, "required_packages_version": packages, "description": told + full["description"]}
+
+
+def _page(name: str, metadata: dict[str, Any]) -> str:
+    figures = "\n".join(f"- {key}: {value}" for key, value in metadata["eval_metrics"].items())
+    return f"""# {metadata["name"]}, without code
+
+{metadata["task"]}. The masks are those of the bundle `{name}` {metadata["version"]}, whose page tells how it was trained and measured; this
+package holds its network as TorchScript (`models/model.ts`) and ONNX (`models/model.onnx`, 256 × 256), with the average over
+four flips inside, and no Python. `configs/inference.json` names MONAI's classes alone; `MANIFEST.json` lists all that it can execute.
+
+```
+pip install -r requirements.txt
+python -m monai.bundle run --config_file configs/inference.json --dataset_dir IMAGES --output_dir MASKS
+```
+
+`IMAGES` is a folder of images ({_READS}), without its subfolders; `MASKS` a new folder, which receives a mask for each: PNG, 8 bit, 0 and 255,
+of the image's width and height. Colours other than RGB are converted; of an image with transparency the colours below it are
+taken (the full bundle lays it over black). There is no training, no table and no overlay.
+
+Measured (Dice, of the test images; the full bundle's figures, whose masks these are):
+
+{figures}
+
+{metadata["intended_use"]} The weights carry the terms of the images that they were trained on: `docs/data_license.txt`.
+"""
+
+
+def _exported_apart(root: Path, name: str, form: str) -> bytes:
+    # In a process of its own, with the collection's own code: TorchScript numbers its classes by what came before.
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / FORMATS[form]
+        command = [sys.executable, "-W", "ignore", "-m", "bundles", "export", name, "--format", form, "--flips"]
+        ended = subprocess.run(
+            [*command, "--out", str(file), "--json"], cwd=root, capture_output=True, text=True, check=False
+        )
+        if ended.returncode:
+            raise InputError((ended.stderr.strip().splitlines() or ["export failed"])[-1].removeprefix("error: "))
+        assert json.loads(ended.stdout)["largest_difference"] <= 1e-4
+        return file.read_bytes()
