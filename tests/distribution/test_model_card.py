@@ -48,7 +48,8 @@ def test_every_measured_figure_is_in_the_card_and_follows_the_metadata(name):
     measured = metadata.get("eval_metrics", {})
     index = ModelCard(model_card(metadata, name)).data.eval_results or []
     assert {each.metric_name.replace(" ", "_"): each.metric_value for each in index} == measured
-    table = dict(re.findall(r"^\| (mean .*?) \| (.*?) \|$", model_card(metadata, name), re.MULTILINE))
+    section = model_card(metadata, name).split("## Measured")[1].split("## Licence")[0]
+    table = dict(re.findall(r"^\| ([a-z ]+) \| (\d.*?) \|$", section, re.MULTILINE))
     assert {key.replace(" ", "_"): float(value) for key, value in table.items()} == measured
     metadata["eval_metrics"] = {"mean_dice_one_pass": 0.4321}
     changed = ModelCard(model_card(metadata, name))
