@@ -1,0 +1,292 @@
+"""`verify`: whether a packed bundle is what it says, and whether it says all that it can execute.
+
+Nothing of the bundle is imported, unpickled, evaluated or unpacked to disk. Every fault is a finding of the report,
+also what is hostile: too deep, too large, cut off.
+"""
+
+from __future__ import annotations
+
+import hmac
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from .archives import Refused
+from .config_checks import LOGGING, METADATA, config_faults, executes_faults, logging_faults
+from .consistency import (
+    file_findings,
+    installed_findings,
+    manifest_faults,
+    metadata_faults,
+    name_findings,
+    place_findings,
+    requirement_findings,
+    source_findings,
+)
+from .executables import executables
+from .manifest import FULL, NAME
+from .opening import Contents, open_folder, open_zip, read_limited, sha256
+from .own_python import OwnPython, other_packages, parse_python, reaches_for
+from .report import CATALOGUE, ERROR, NOTE, SIGNATURE, WARNING, Finding, Report
+from .strict_json import parse_json
+from .weights import check_weights
+
+_TEXTS = (".md", ".txt", ".csv", ".j2", "LICENSE", ".conf")
+UNEXPECTED = "could not be checked"
+
+
+def verify(
+    path: str | Path,
+    *,
+    sha256: str | None = None,
+    model_info: str | Path | None = None,
+    signature: str | Path | None = None,
+    public_key: str | Path | None = None,
+) -> Report:
+    """Verify a packed bundle, a zip or an unpacked folder.
+
+    Args:
+        path: of the zip or the folder.
+        sha256: of the zip, in hexadecimal, from a catalogue that you trust.
+        model_info: a catalogue's ``model_info.json``, looked up by the zip's name.
+        signature: a file by `bundles.signing.sign`; beside the zip as ``<zip>.sig`` where only `public_key` is given.
+        public_key: PEM file of the key that has to have signed it.
+
+    Returns:
+        The report; ``report.ok`` is whether to trust that it is what it says, ``report.origin`` what proves where it
+        comes from. Never raises for what is in the bundle, nor for a wrong path.
+    """
+    return examine(path, sha256=sha256, model_info=model_info, signature=signature, public_key=public_key)[0]
+
+
+def examine(
+    path: str | Path,
+    *,
+    sha256: str | None = None,
+    model_info: str | Path | None = None,
+    signature: str | Path | None = None,
+    public_key: str | Path | None = None,
+) -> tuple[Report, Contents | None]:
+    """As `verify`, with the contents that were verified; None where they could not be read."""
+    path = Path(path)
+    proofs = {"--sha256": sha256, "--model_info": model_info, "--signature": signature, "--public_key": public_key}
+    if path.is_dir():
+        report = Report(str(path))
+        if given := [option for option, value in proofs.items() if value is not None]:
+            return _refused(report, f"{given[0]} is of a zip; {path} is a folder, of which no such proof exists"), None
+        return _examined(report, lambda: open_folder(path), None)
+    try:
+        data = read_limited(path)
+    except Refused as error:
+        return _refused(Report(str(path)), str(error)), None
+    return examine_bytes(data, path, **{option.removeprefix("--"): value for option, value in proofs.items()})
+
+
+def examine_bytes(
+    data: bytes,
+    path: Path,
+    *,
+    sha256: str | None = None,
+    model_info: str | Path | None = None,
+    signature: str | Path | None = None,
+    public_key: str | Path | None = None,
+) -> tuple[Report, Contents | None]:
+    """As `examine`, of a zip that has been read; `path` gives its name."""
+    report = Report(str(path), sha256=_digest(data))
+    try:
+        wanted = _wanted(path, sha256, model_info)
+        for source, digest in wanted.items():
+            if not hmac.compare_digest(digest, report.sha256):
+                # Before a byte is parsed: whatever it is, it is not what the catalogue has.
+                return _refused(report, f"its SHA-256 is {report.sha256}, and {source} says {digest}"), None
+        if wanted:
+            report = replace(report, origin=CATALOGUE)
+        if signature is not None or public_key is not None:
+            _check_signature(data, path, signature, public_key)
+            report = replace(report, origin=report.origin or SIGNATURE)
+    except Refused as error:
+        return _refused(replace(report, origin=None), str(error)), None
+    return _examined(report, lambda: open_zip(data), path.name)
+
+
+# ---- where it comes from -----------------------------------------------------------------------------------------
+
+
+def _digest(data: bytes) -> str:
+    return sha256(data)
+
+
+def _wanted(path: Path, digest: str | None, model_info: str | Path | None) -> dict[str, str]:
+    # The hashes that it has to have, by who says so.
+    wanted = {}
+    if digest is not None:
+        wanted["--sha256"] = digest.strip().lower()
+    if model_info is not None:
+        told = parse_json(read_limited(model_info), str(model_info))
+        entry = told.get(path.name.removesuffix(".zip")) if isinstance(told, dict) else None
+        if not isinstance(entry, dict) or not isinstance(entry.get("sha256"), str):
+            raise Refused(f"{model_info} has no sha256 of {path.name.removesuffix('.zip')!r}; was the zip renamed?")
+        wanted[str(model_info)] = entry["sha256"].lower()
+    for source, each in wanted.items():
+        if not re.fullmatch("[0-9a-f]{64}", each):
+            raise Refused(f"{source} gives {each[:80]!r}, which is no SHA-256 (64 hexadecimal digits)")
+    return wanted
+
+
+def _check_signature(data: bytes, path: Path, signature: str | Path | None, public_key: str | Path | None) -> None:
+    from .signing import check_signature
+
+    if public_key is None:
+        raise Refused("--signature needs --public_key, the key that has to have signed it")
+    check_signature(data, path.name, signature or path.with_name(f"{path.name}.sig"), public_key)
+
+
+# ---- what it holds -------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Bundle:
+    # What the checks share.
+    contents: Contents
+    manifest: Mapping[str, Any]
+    file: str | None
+    configs: dict[str, Any] = field(default_factory=dict)
+    own: OwnPython | None = None
+
+
+def _refused(report: Report, text: str) -> Report:
+    return replace(report, findings=(*report.findings, Finding(ERROR, text)))
+
+
+def _examined(report: Report, opened: Callable[[], Contents], file: str | None) -> tuple[Report, Contents | None]:
+    try:
+        contents = opened()
+        manifest = _manifest(contents)
+    except Refused as error:
+        return _refused(report, str(error)), None
+    except Exception as error:
+        return _refused(report, _unexpected("the bundle", error)), None
+    bundle = _Bundle(contents, manifest, file)
+    report = replace(report, name=manifest["name"], version=manifest["version"], kind=manifest["kind"])
+    findings = list(report.findings)
+    for check in _CHECKS:
+        findings += _collected(check, bundle)
+    parts = [part for name, config in bundle.configs.items() if name != METADATA for part in executables(config)]
+    return replace(
+        report,
+        findings=tuple(findings),
+        python=tuple(sorted(path for path in contents.files if path.endswith(".py"))),
+        targets=tuple(sorted({part.text for part in parts if part.kind == "target"})),
+        expressions=tuple(sorted({part.text for part in parts if part.kind != "target"})),
+    ), contents
+
+
+def _collected(check: Callable[[_Bundle], Iterator[Finding]], bundle: _Bundle) -> list[Finding]:
+    found: list[Finding] = []
+    try:
+        for finding in check(bundle):
+            found.append(finding)
+    except Refused as error:
+        found.append(Finding(ERROR, str(error)))
+    except Exception as error:  # what nobody has thought of refuses the bundle, too
+        found.append(Finding(ERROR, _unexpected(check.__name__.strip("_"), error)))
+    return found
+
+
+def _unexpected(what: str, error: Exception) -> str:
+    return f"{what} {UNEXPECTED}: {type(error).__name__}: {str(error)[:200]}"
+
+
+def _manifest(contents: Contents) -> Mapping[str, Any]:
+    if NAME not in contents.files:
+        raise Refused(f"it has no {NAME}: it is no packed bundle (`python -m bundles pack` makes them)")
+    manifest = parse_json(contents.files[NAME], NAME)
+    if faults := manifest_faults(manifest):
+        raise Refused(faults[0])
+    return manifest
+
+
+def _files(bundle: _Bundle) -> Iterator[Finding]:
+    yield from file_findings(bundle.contents, bundle.manifest, bundle.file is not None)
+    yield from place_findings(bundle.contents, bundle.manifest)
+
+
+def _texts(bundle: _Bundle) -> Iterator[Finding]:
+    for path, content in bundle.contents.files.items():
+        if path.endswith(_TEXTS):
+            try:
+                content.decode("utf-8")
+            except UnicodeDecodeError as error:
+                yield Finding(ERROR, f"{path} is not UTF-8 (byte {error.start})")
+
+
+def _python(bundle: _Bundle) -> Iterator[Finding]:
+    # Before the configs: what they name of the package is looked up in it.
+    modules = {}
+    for path, content in bundle.contents.files.items():
+        if path.endswith(".py"):
+            try:
+                modules[path] = parse_python(content, path)
+            except Refused as error:
+                yield Finding(ERROR, str(error))
+    if bundle.manifest["kind"] == FULL:
+        bundle.own = OwnPython(bundle.manifest["package"] or "", modules)
+    for path, tree in modules.items():
+        if found := reaches_for(tree):
+            yield Finding(NOTE, f"{path} uses {', '.join(found)}")
+    if packages := sorted(other_packages(modules) - {bundle.manifest["package"]}):
+        yield Finding(NOTE, f"its Python imports the packages {', '.join(packages)}")
+
+
+def _configs(bundle: _Bundle) -> Iterator[Finding]:
+    for path, content in bundle.contents.files.items():
+        if path.startswith("configs/") and path.endswith(".json"):
+            try:
+                bundle.configs[path] = parse_json(content, path)
+            except Refused as error:
+                yield Finding(ERROR, str(error))
+    told = bundle.manifest["executes"]
+    for path, config in bundle.configs.items():
+        for fault in [*config_faults(path, config, bundle.own), *executes_faults(path, config, told)]:
+            yield Finding(ERROR, fault)
+    for path in sorted(set(told) - set(bundle.contents.files)):
+        yield Finding(ERROR, f"{NAME}, executes: there is no {path}")
+    if LOGGING in bundle.contents.files:
+        for fault in logging_faults(bundle.contents.files[LOGGING]):
+            yield Finding(ERROR, fault)
+
+
+def _described(bundle: _Bundle) -> Iterator[Finding]:
+    metadata = bundle.configs.get(METADATA)
+    if metadata is not None:
+        faults = metadata_faults(metadata)
+        yield from (Finding(ERROR, fault) for fault in faults)
+        metadata = None if faults else metadata
+    yield from name_findings(bundle.contents, bundle.manifest, metadata, bundle.file)
+    yield from requirement_findings(bundle.contents, bundle.manifest, metadata)
+    yield from installed_findings(bundle.manifest)
+    yield from source_findings(bundle.manifest)
+
+
+def _weights(bundle: _Bundle) -> Iterator[Finding]:
+    for path, content in bundle.contents.files.items():
+        if path.startswith("models/"):
+            try:
+                if unseen := check_weights(path, content):
+                    yield Finding(WARNING, unseen)
+            except Refused as error:
+                yield Finding(ERROR, str(error))
+
+
+def _other_json(bundle: _Bundle) -> Iterator[Finding]:
+    for path, content in bundle.contents.files.items():
+        if path.endswith(".json") and not path.startswith(("configs/", "models/")) and path != NAME:
+            try:
+                parse_json(content, path)
+            except Refused as error:
+                yield Finding(ERROR, str(error))
+
+
+_CHECKS = (_files, _texts, _python, _configs, _described, _weights, _other_json)
