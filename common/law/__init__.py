@@ -7,7 +7,7 @@ from .checkpoints import LawCheckpoint
 from .checks import check_law_training, check_painting, check_recovery
 from .denoising import DenoisingLoss, frozen_digest
 from .engine import DenoisingEvaluator, DenoisingTrainer, computes_bfloat16
-from .generate import Painting, generate, masks_and_seeds
+from .generate import Painting, generate, load_painter, masks_and_seeds
 from .loading import load_denoiser, save_denoiser
 from .mask_augmentation import augment_mask
 from .masks import has_background, has_lesion, latent_mask
@@ -60,6 +60,7 @@ __all__ = [
     "has_lesion",
     "latent_mask",
     "load_denoiser",
+    "load_painter",
     "masks_and_seeds",
     "parameter_groups",
     "ratio_prior",

@@ -73,6 +73,24 @@ def masks_and_seeds(
     return batch["mask"].to(device, non_blocking=non_blocking), None, (), {"seeds": batch["seed"].tolist()}
 
 
+def load_painter(
+    model: str | Path,
+    base: str | Path | None = None,
+    image_size: int | None = None,
+    prompt: str | None = None,
+    device: torch.device | str = "cpu",
+    steps: int = 50,
+    guidance: float = 10.0,
+    control_scale: float | None = None,
+    eta: float = 0.0,
+    batch_size: int = 8,
+    amp: bool = False,
+) -> MaskPainter:
+    """Who paints, before it is known from which masks. Arguments and errors are those of `Painting`."""
+    parts = _load(model, base, image_size, prompt)
+    return MaskPainter(parts, steps, guidance, control_scale, eta, batch_size, amp).to(_device(device))
+
+
 class Painting:
     """A prepared folder of painted pairs in the making: what is missing, who paints it, and where it goes.
 
@@ -102,6 +120,7 @@ class Painting:
         licence: of the masks; None for what their prepared folder states. The model's own terms hold beside it.
         device: that paints. Images of different devices differ by rounding.
         amp: bfloat16 autocast; images differ by rounding from those without.
+        painter: of `load_painter` with the same arguments; None to load it here.
         progress: show bars.
 
     Attributes:
@@ -140,12 +159,17 @@ class Painting:
         licence: str | None = None,
         device: torch.device | str = "cpu",
         amp: bool = False,
+        painter: MaskPainter | None = None,
         progress: bool = True,
     ) -> None:
         _check_total(total_images, images_per_mask, augmented_per_mask)
         _check_options(images_per_mask, augmented_per_mask, into, key, steps, batch_size, seed, name)
         self.device, self.out, self.progress = _device(device), Path(out), progress
-        parts = _load(model, base, image_size, prompt)
+        if painter is None:
+            options = (steps, guidance, control_scale, eta, batch_size, amp)
+            painter = load_painter(model, base, image_size, prompt, self.device, *options)
+        self.painter = painter
+        parts = painter.parts
         size = parts.preset.image_size
         found = find_masks(masks, size, protocol=protocol, key=key, source=name, progress=progress)
         kept = found if keep_empty else [mask for mask in found if not mask.empty]
@@ -155,7 +179,6 @@ class Painting:
             logger.warning(note)
         if all(mask.empty for mask in kept):
             raise InputError(f"{masks}: none of its {len(found)} masks has a lesion at {size}×{size}; give others")
-        self.painter = MaskPainter(parts, steps, guidance, control_scale, eta, batch_size, amp).to(self.device)
         check_strengths(guidance, self.painter.control_scale, eta)  # the model's own scale too
         self.items = _items(kept, images_per_mask, augmented_per_mask, total_images, seed)
         self.trained_on = read_record(model)
