@@ -7,7 +7,7 @@ Before it is: can what it calls be made to run something else by its arguments, 
 
 from __future__ import annotations
 
-from .boot import BOOT, FIND_FOLDER, IMPORTS
+from .boot import FIND_FOLDER, FIND_PACKAGE, IMPORTS
 
 # ---- bundles with Python of their own ------------------------------------------------------------------------
 
@@ -37,10 +37,12 @@ TARGETS = frozenset(
         "SimpleInferer",
         "SlidingWindowInferer",
         "SpatialPadd",
+        "SqueezeDimd",
         "StatsHandler",
         "SupervisedEvaluator",
         "SupervisedTrainer",
         "TensorBoardStatsHandler",
+        "Transposed",
         "ValidationHandler",
         "WarmupCosineSchedule",
         "diffusers.training_utils.EMAModel",
@@ -59,46 +61,50 @@ TARGETS = frozenset(
 )
 
 # To the letter. Those that only compute with values and references need not be here (`expressions.computes_only`).
-EXPRESSIONS = BOOT | {
-    "$from pathlib import Path",
-    "$@ema and @ema.momentum",
-    "$@ema.ema_model",
-    "$@epochs * len(@train#dataloader)",
-    "$@evaluator.run()",
-    "$@evaluator.run() if len(@dataset) else None",
-    "$@loss.needs_teacher",
-    "$@network.parameters()",
-    "$@network_def.to(@device)",
-    "$@network_def.trained_parameters()",
-    "$@painter.run() if len(@painting.dataset) else None",
-    "$@painting.dataset",
-    "$@painting.finish()",
-    "$@painting.painter",
-    "$@painting.pairs",
-    "$@parts.denoiser",
-    "$@parts.denoiser.trainable_parameters()",
-    "$@parts.open_codec",
-    "$@parts.preset.image_size",
-    "$@parts.preset.latent_channels",
-    "$@parts.scheduler",
-    "$@train#dataset.data",
-    "$@train#trainer.run()",
-    "$dict(dtype=@amp_dtype)",
-    "$getattr(@ema, 'decay', None)",
-    "$getattr(torch, @model_dtype)",
-    "$int(0.05 * @epochs * len(@train#dataloader))",
-    "$int(0.05 * @steps * @accumulation_steps)",
-    "$len(@train#sampler) > @batch_size",
-    "$monai.utils.set_determinism(seed=0)",
-    "$monai.utils.set_determinism(seed=@seed if isinstance(@seed, int) else 0)",
-    "$str(@loss.settings)",
-    "$str(@train#resolution#stages)",
-    "$sys.stderr.isatty()",
-    "$torch.bfloat16 if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else torch.float16",
-    "$torch.cuda.is_available()",
-    "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')",
-    "$torch.distributed.is_initialized() and torch.distributed.get_rank() > 0",
-}
+EXPRESSIONS = frozenset(
+    {
+        *IMPORTS,
+        FIND_PACKAGE,
+        "$@ema and @ema.momentum",
+        "$@ema.ema_model",
+        "$@epochs * len(@train#dataloader)",
+        "$@evaluator.run()",
+        "$@evaluator.run() if len(@dataset) else None",
+        "$@loss.needs_teacher",
+        "$@network.parameters()",
+        "$@network_def.to(@device)",
+        "$@network_def.trained_parameters()",
+        "$@painter.run() if len(@painting.dataset) else None",
+        "$@painting.dataset",
+        "$@painting.finish()",
+        "$@painting.painter",
+        "$@painting.pairs",
+        "$@parts.denoiser",
+        "$@parts.denoiser.trainable_parameters()",
+        "$@parts.open_codec",
+        "$@parts.preset.image_size",
+        "$@parts.preset.latent_channels",
+        "$@parts.scheduler",
+        "$@postprocessing.transforms + @as_file.transforms",
+        "$@train#dataset.data",
+        "$@train#trainer.run()",
+        "$dict(dtype=@amp_dtype)",
+        "$getattr(@ema, 'decay', None)",
+        "$getattr(torch, @model_dtype)",
+        "$int(0.05 * @epochs * len(@train#dataloader))",
+        "$int(0.05 * @steps * @accumulation_steps)",
+        "$len(@train#sampler) > @batch_size",
+        "$monai.utils.set_determinism(seed=0)",
+        "$monai.utils.set_determinism(seed=@seed if isinstance(@seed, int) else 0)",
+        "$str(@loss.settings)",
+        "$str(@train#resolution#stages)",
+        "$sys.stderr.isatty()",
+        "$torch.bfloat16 if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else torch.float16",
+        "$torch.cuda.is_available()",
+        "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')",
+        "$torch.distributed.is_initialized() and torch.distributed.get_rank() > 0",
+    }
+)
 
 # ---- bundles without Python ----------------------------------------------------------------------------------
 

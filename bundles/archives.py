@@ -51,6 +51,12 @@ class Limits:
 LIMITS = Limits()
 
 
+def inner_limits(content: bytes) -> Limits:
+    """What an archive within an archive may hold: little more than its own size, as torch stores numbers unpacked."""
+    most = 2 * len(content) + (4 << 20)
+    return Limits(member=most, total=most)
+
+
 @dataclass(frozen=True)
 class _Member:
     name: str

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,6 +19,7 @@ from .report import Report
 from .verifying import examine
 
 _PATIENCE, _PAUSE = 60.0, 0.1  # seconds
+_one_thread = threading.Lock()  # a folder is held for the whole process
 
 
 def install(
@@ -32,8 +34,8 @@ def install(
     """Verify a zip, and unpack what was verified to ``<dest>/<name>``.
 
     What is written are the bytes that were verified, not the file read again. They are written to a hidden folder
-    beside their place, synced, and renamed to it: other processes see the old version or the new one. The old one is
-    kept as ``<dest>/.<name>.previous``.
+    beside their place, synced, and renamed to it: other processes see the old version, for a moment none, or the new
+    one. The old one is kept as ``<dest>/.<name>.previous``. What a killed process has left, the next one tidies up.
 
     Args:
         path: of the zip.
@@ -94,25 +96,34 @@ def rollback(name: str, dest: str | Path) -> Path:
 
 @contextmanager
 def _held(dest: Path) -> Iterator[None]:
+    # The folder for this thread alone; one that was made for nothing is removed.
+    made = not dest.exists()
     try:
         dest.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot write to {dest}: {error.strerror}; choose a folder you may write to") from None
+    with _one_thread:
+        _hold(dest)
+        try:
+            yield
+        except OSError as error:
+            raise InputError(f"cannot write to {dest}: {error.strerror or error}; nothing was installed") from None
+        finally:
+            if made:
+                with suppress(OSError):  # it holds the bundle
+                    dest.rmdir()
+            release_folder(dest)
+
+
+def _hold(dest: Path) -> None:
     until = time.monotonic() + _PATIENCE
     while True:
         try:
-            hold_folder(dest)
-            break
+            return hold_folder(dest)
         except InputError:
             if time.monotonic() > until:
                 raise
             time.sleep(_PAUSE)
-    try:
-        yield
-    except OSError as error:
-        raise InputError(f"cannot write to {dest}: {error.strerror or error}; nothing was installed") from None
-    finally:
-        release_folder(dest)
 
 
 def _places(dest: Path, name: str) -> tuple[Path, Path]:

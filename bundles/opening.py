@@ -68,7 +68,7 @@ def open_folder(folder: str | Path, limits: Limits = LIMITS) -> Contents:
         Refused: at a link, a device or a pipe, a name that is not the same on every system, a file or a whole larger
             than the limits.
     """
-    folder = Path(folder).absolute()
+    folder = Path(os.path.abspath(folder))
     if folder.is_symlink():
         raise Refused(f"{folder} is a link; name the folder itself")
     files: dict[str, bytes] = {}
@@ -106,7 +106,7 @@ def _walk(folder: Path):
         for entry in entries:
             name = prefix + entry.name
             if entry.is_symlink() or not (entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False)):
-                raise Refused(f"{name} is {'a link' if entry.is_symlink() else 'no plain file (a device or a pipe)'}")
+                raise Refused(f"{name!r} is {'a link' if entry.is_symlink() else 'no plain file (a device or a pipe)'}")
             if fault := name_fault(os.fsencode(name).decode("utf-8", "replace"), hidden=True):
                 raise Refused(f"{name!r} has {fault}")
             if entry.is_dir(follow_symlinks=False):

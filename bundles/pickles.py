@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .archives import Refused, read_archive
+from .archives import Refused, inner_limits, read_archive
 
 _LONGEST, _MOST_ORDERS = 64 << 20, 1_000_000
 ITEM_BYTES = {
@@ -98,7 +98,7 @@ def read_state_dict(content: bytes, name: str) -> dict[str, Tensor]:
     if not content.startswith(b"PK"):
         raise Refused(f"{name} is no archive of torch.save: the older form, a bare pickle, is not read; save it anew")
     try:
-        members = read_archive(content, torch=True)
+        members = read_archive(content, inner_limits(content), torch=True)
     except Refused as error:
         raise Refused(f"{name}: {error}") from None
     files, _ = _without_top(members, name)

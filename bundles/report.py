@@ -79,7 +79,7 @@ class Report:
             "ok": self.ok,
             "origin": self.origin,
             "verdict": self.verdict,
-            "findings": [{"level": each.level, "text": each.text} for each in self.findings],
+            "findings": [{"level": each.level, "text": _shown(each.text)} for each in self.findings],
             "python": list(self.python),
             "targets": list(self.targets),
             "expressions": list(self.expressions),

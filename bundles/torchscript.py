@@ -10,7 +10,7 @@ import ast
 import re
 from collections.abc import Iterator, Mapping
 
-from .archives import Refused, read_archive
+from .archives import Refused, inner_limits, read_archive
 from .pickles import GLOBALS, orders
 
 _LONGEST = 8 << 20
@@ -61,7 +61,7 @@ def check_torchscript(content: bytes, name: str) -> None:
     if not content.startswith(b"PK"):
         raise Refused(f"{name} is no archive of torch.jit.save")
     try:
-        members = read_archive(content, torch=True)
+        members = read_archive(content, inner_limits(content), torch=True)
     except Refused as error:
         raise Refused(f"{name}: {error}") from None
     if len({path.partition("/")[0] for path in members}) != 1:
