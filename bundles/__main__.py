@@ -35,11 +35,8 @@ def catalogue(*, json: bool = False) -> None:
         parameters = f"{each.parameters:,}" if each.parameters else ""
         rows.append([each.name, each.version, parameters, size, each.metric, each.task])
     licences = [f"{each.name}: {each.licence}" for each in found]
-    _tell(
-        json,
-        [each.as_json() for each in found],
-        [*align(rows), "", "Licences of the data, and so of the weights", *licences],
-    )
+    lines = [*align(rows), "", "Licences of the data, and so of the weights:", *licences]
+    _tell(json, [each.as_json() for each in found], lines)
 
 
 @command

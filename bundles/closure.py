@@ -32,7 +32,7 @@ def needed_files(root: Path, targets: Iterable[str]) -> dict[str, bytes]:
         waiting += _imports(root, name)
     paths = {_path(root, name) for name in modules}
     for package in {path.parent for path in paths if path.name == "__init__.py"}:
-        paths |= {path for path in _data(package)}
+        paths |= set(_data(package))
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in sorted(paths)}
 
 

@@ -26,7 +26,7 @@ _PACKAGES = ("fire", "pillow", "pytorch-ignite", "tqdm")  # of the full bundle's
 _CHECKS = (
     "$@dataset_dir or exit('error: give --dataset_dir, a folder of images')",
     f"$@items or exit('error: no image in ' + str(@dataset_dir) + '; the kinds are {_READS}')",
-    "$len({Path(i['image']).stem for i in @items}) == len(@items) or exit('error: two images have one name; rename one')",
+    "$len({Path(i['image']).stem for i in @items}) == len(@items) or exit('error: two images have one name')",
     "$not any(Path(@output_dir).glob('*')) or exit('error: ' + @output_dir + ' is not empty; name a new folder')",
 )
 _ITEMS = (
@@ -77,7 +77,7 @@ def pack_code_free(root: Path, name: str) -> Packed:
     tree = read_tree(root, [name, "common", "bundles"])
     whole, version = name + SUFFIX, metadata["version"]
     files[NAME] = build_manifest(whole, version, CODE_FREE, None, tree, packages_of(metadata), files)
-    return Packed(whole, version, CODE_FREE, files)
+    return Packed(whole, version, CODE_FREE, None, files)
 
 
 def inference_config(full: dict[str, Any], name: str) -> dict[str, Any]:
@@ -139,20 +139,23 @@ def _page(name: str, metadata: dict[str, Any]) -> str:
     figures = "\n".join(f"- {key}: {value}" for key, value in metadata["eval_metrics"].items())
     return f"""# {metadata["name"]}, without code
 
-{metadata["task"]}. The masks are those of the bundle `{name}` {metadata["version"]}, whose page tells how it was trained and measured; this
-package holds its network as TorchScript (`models/model.ts`) and ONNX (`models/model.onnx`, 256 × 256), with the average over
-four flips inside, and no Python. `configs/inference.json` names MONAI's classes alone; `MANIFEST.json` lists all that it can execute.
+{metadata["task"]}.
+The masks are those of the bundle `{name}` {metadata["version"]}, whose page tells how it was trained and measured.
+This package holds its network as TorchScript (`models/model.ts`) and as ONNX (`models/model.onnx`, 256 × 256), with the
+average over four flips inside, and no Python. `configs/inference.json` names MONAI's and PyTorch's own classes alone;
+`MANIFEST.json` lists all that it can execute.
 
 ```
 pip install -r requirements.txt
 python -m monai.bundle run --config_file configs/inference.json --dataset_dir IMAGES --output_dir MASKS
 ```
 
-`IMAGES` is a folder of images ({_READS}), without its subfolders; `MASKS` a new folder, which receives a mask for each: PNG, 8 bit, 0 and 255,
-of the image's width and height. Colours other than RGB are converted; of an image with transparency the colours below it are
-taken (the full bundle lays it over black). There is no training, no table and no overlay.
+`IMAGES` is a folder of images ({_READS}), without its subfolders. `MASKS` is a new folder, which receives a mask for
+each: PNG, 8 bit, 0 and 255, of the image's width and height. Colours other than RGB are converted; of an image with
+transparency the colours below it are taken, where the full bundle lays it over black. There is no training, no table
+and no overlay.
 
-Measured (Dice, of the test images; the full bundle's figures, whose masks these are):
+Measured, the mean Dice of the test images (the full bundle's figures, whose masks these are):
 
 {figures}
 

@@ -43,9 +43,7 @@ def executables(config: Any, path: str = "") -> Iterator[Executable]:
             # An overlay may add to or name a key from afar: "+train#handlers", "train#loss#_target_".
             if _SEPARATOR.split(str(key).lstrip("+"))[-1] == TARGET:
                 yield Executable("target", value if isinstance(value, str) else repr(value), place)
-                if not isinstance(value, str):
-                    yield from executables(value, place)
-                elif value[:1] in "$%@" and value:
+                if not isinstance(value, str) or value.startswith(("$", "%")):
                     yield from executables(value, place)
                 continue
             yield from executables(value, place)

@@ -1,4 +1,4 @@
-"""A segmenter in a form that runs without its Python: TorchScript, ONNX or torch.export, each held against the original.
+"""A segmenter in a form that runs without its Python: TorchScript, ONNX or torch.export, with its parity.
 
 TorchScript and ONNX of the same weights are the same bytes whenever a process of its own writes them: what tells of the
 machine (paths of sources, traces of the stack) is taken out.
@@ -166,9 +166,14 @@ def _onnx(network: nn.Module, image: Tensor) -> bytes:
         raise InputError(f"--format onnx needs {error.name}; pip install -c constraints.txt -e '.[onnx]'") from None
     batch = torch.export.Dim("batch", min=1, max=1024)
     program = torch.onnx.export(
-        network, (torch.cat([image, image]),), input_names=["image"], output_names=["logits"], dynamo=True, verbose=False,
+        network,
+        (torch.cat([image, image]),),
+        input_names=["image"],
+        output_names=["logits"],
+        dynamo=True,
+        verbose=False,
         dynamic_shapes=({0: batch},),
-    )  # fmt: skip
+    )
     model = program.model_proto
     del model.metadata_props[:]
     for part in (*model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output, *model.functions):

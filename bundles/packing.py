@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from .configs import SEGMENTER, packed_config, read_yaml, render, sister_of
 from .executables import executables
 from .manifest import FULL, NAME, build_manifest, packages_of
 from .sources import bundle_files, find_bundle, metadata_of, read_tree
+from .texts import packed_text
 
 MODEL = "models/model.pt"
 _HASH_DIGITS = 12
@@ -33,12 +33,14 @@ class Packed:
 
     Attributes:
         name, version, kind: of the bundle, as in its manifest.
+        package: the name of its Python code; None where it has none.
         files: contents by path below its folder, the manifest among them.
     """
 
     name: str
     version: str
     kind: str
+    package: str | None
     files: dict[str, bytes]
 
     @property
@@ -69,11 +71,14 @@ def pack(root: Path, name: str) -> Packed:
     }
     code = needed_files(root, targets)
 
+    def named(path: str, content: bytes, package: str) -> bytes:
+        return packed_text(path, content, package, name, [Path(each).stem for each in configs])
+
     def files_as(package: str) -> dict[str, bytes]:
         files = {path.replace(".yaml", ".json"): render(packed_config(each, package)) for path, each in configs.items()}
-        files |= {path: _named(path, content, package) for path, content in own.items()}
+        files |= {path: named(path, content, package) for path, content in own.items()}
         return files | {
-            package + path.removeprefix(PACKAGE): _named(path, content, package) for path, content in code.items()
+            package + path.removeprefix(PACKAGE): named(path, content, package) for path, content in code.items()
         }
 
     # The name holds a digest of all that is packed, so that no two builds, not even two that differ in weights alone,
@@ -83,7 +88,7 @@ def pack(root: Path, name: str) -> Packed:
     files = files_as(package)
     tree = read_tree(root, [name, PACKAGE, "bundles", *_sisters(configs)])
     files[NAME] = build_manifest(name, metadata["version"], FULL, package, tree, packages_of(metadata), files)
-    return Packed(name, metadata["version"], FULL, files)
+    return Packed(name, metadata["version"], FULL, package, files)
 
 
 def write_zips(packed: list[Packed], out: Path) -> dict[str, str]:
@@ -120,7 +125,7 @@ def _sisters(configs: Mapping[str, Mapping]) -> list[str]:
 
 
 def _weights(root: Path, own: Mapping[str, bytes], configs: Mapping[str, Mapping]) -> dict[str, bytes]:
-    # What a painter's bundle lacks: the segmenter that judges it, and the state dict that the Zoo asks every bundle for.
+    # What a painter lacks: the segmenter that judges it, and the state dict that the Zoo asks of every bundle.
     found = {}
     for sister in _sisters(configs):
         weights = root / sister / MODEL
@@ -151,17 +156,3 @@ def _digest(files: Mapping[str, bytes]) -> str:
         whole.update(f"{path}\0{len(files[path])}\0".encode())
         whole.update(files[path])
     return whole.hexdigest()
-
-
-_TEXTS = (".py", ".md", ".txt")
-
-
-def _named(path: str, content: bytes, package: str) -> bytes:
-    # Commands and paths in texts, of errors and pages, as they are in a packed bundle.
-    if not path.endswith(_TEXTS) or path.startswith("configs/"):
-        return content
-    text = re.sub(rf"(?<![\w./]){PACKAGE}(?=\.[a-z_]+)", package, content.decode())
-    if path.endswith(".md"):
-        text = re.sub(rf"(?<![\w./]){PACKAGE}/", f"{package}/", text)
-        text = re.sub(r"(configs/\w+)\.yaml", r"\1.json", text)
-    return text.encode()

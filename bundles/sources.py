@@ -1,4 +1,4 @@
-"""What of the collection belongs to a bundle: its folder, its weights, and the state of the tree that they come from."""
+"""What of the collection belongs to a bundle, and the state of the tree that it comes from."""
 
 from __future__ import annotations
 

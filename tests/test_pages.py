@@ -91,6 +91,15 @@ def test_the_figures_of_a_page_are_those_of_the_metadata(name: str) -> None:
     assert measured and all(min(abs(100 * value - each) for each in told) <= 0.051 for value in measured.values())
 
 
+@pytest.mark.parametrize("name", ["law_polyps", "law_brisc"])
+def test_the_recovery_on_a_page_is_that_of_the_metadata(name: str) -> None:
+    bundle = REPOSITORY / name
+    measured = json.loads((bundle / "configs" / "metadata.json").read_text())["eval_metrics"]
+    row = re.search(r"^\| \d+ test.*$", (bundle / "docs" / "README.md").read_text(), re.MULTILINE)[0]
+    told = [float(number) for number in re.findall(r"\| (\d\d\.\d) \[", row)[:2]]
+    assert [100 * measured["mask_recovery_dice"], 100 * measured["mask_recovery_iou"]] == pytest.approx(told, abs=1e-6)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
 def test_what_a_page_links_to_is_there(page: Path) -> None:
     links = re.findall(r"\]\(([^)#:]+)\)", page.read_text())

@@ -100,6 +100,7 @@ class RunCheckpoint:
         self.pretrained = pretrained
         self.record = record
         self._recorded = record is None
+        self._restored = False
         self.best: float | None = None
         # Before any step: some optimizers keep their progress beside what they were made with.
         self._made_with = [
@@ -193,7 +194,14 @@ class RunCheckpoint:
             self.model.load_state_dict(unwrapped(self.network).state_dict())
 
     def restore(self, trainer: Engine) -> None:
-        """Set everything back to where ``latest.pt`` stands, if there is one; else begin with `pretrained`."""
+        """Set everything back to where ``latest.pt`` stands, if there is one; else begin with `pretrained`.
+
+        Once: a trainer that is run again in one process, as in each round of federated learning, goes on with what it
+        has in memory, which may be others' weights.
+        """
+        if self._restored:
+            return
+        self._restored = True
         if idist.get_rank() == 0:
             remove_unfinished(self.state_path.parent, [path.name for path in self.files])
         if not self.resume or not self.state_path.is_file():

@@ -1,0 +1,227 @@
+"""A packed bundle holds all that it needs under a name of its own, and packs to the same bytes anywhere."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from monai.bundle import ConfigParser
+
+from bundles.boot import BOOT
+from bundles.configs import packed_config, sister_of
+from bundles.executables import executables
+from bundles.packing import pack, read_model_info, write_zips
+from bundles.sources import bundle_names, collection
+from common.errors import InputError
+from tests.bundles.contract import REPOSITORY
+
+BUNDLES = bundle_names(collection())
+SCHEMES = re.compile(rb"(?<![\w.])common(?:\.[a-z]|/)")
+
+
+@pytest.mark.parametrize("name", BUNDLES)
+def test_a_zip_is_what_the_model_zoo_has(packages, name):
+    """One folder of the bundle's name, no entries for folders, licence, metadata, weights, and JSON for `load`."""
+    version = packages.packed[name].version
+    assert packages.zips[name].name == f"{name}_v{version}.zip"
+    with zipfile.ZipFile(packages.zips[name]) as archive:
+        names = archive.namelist()
+        assert archive.testzip() is None
+    assert {each.split("/")[0] for each in names} == {name} and not any(each.endswith("/") for each in names)
+    assert names == sorted(names)
+    needed = {"LICENSE", "MANIFEST.json", "requirements.txt", "models/model.pt", "docs/data_license.txt"}
+    needed |= {f"configs/{each}" for each in ("metadata.json", "train.json", "evaluate.json", "inference.json")}
+    assert {f"{name}/{each}" for each in needed} <= set(names)
+    assert not any(each.endswith((".yaml", ".pyc")) for each in names)
+
+
+@pytest.mark.parametrize("name", BUNDLES)
+def test_the_manifest_tells_every_file_and_all_that_is_executed(packages, name):
+    folder = packages.unpacked / name
+    manifest = json.loads((folder / "MANIFEST.json").read_bytes())
+    there = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    del there["MANIFEST.json"]
+    assert manifest["files"] == {
+        each: {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "size": path.stat().st_size}
+        for each, path in there.items()
+    }
+    assert manifest["python"] == sorted(each for each in there if each.endswith(".py")) != []
+    for each, told in manifest["executes"].items():
+        found = list(executables(json.loads(there[each].read_bytes())))
+        assert told["targets"] == sorted({part.text for part in found if part.kind == "target"})
+        assert told["expressions"] == sorted({part.text for part in found if part.kind == "expression"})
+    configs = {each for each in there if each.startswith("configs/") and each.endswith(".json")}
+    assert manifest["executes"].keys() == configs
+    assert re.fullmatch("[0-9a-f]{40}", manifest["source"]["commit"]) or manifest["source"]["modified"]
+
+
+@pytest.mark.parametrize("name", BUNDLES)
+def test_nothing_in_it_names_the_collection(packages, name):
+    """Its code imports itself only relatively and stands under its own name; configs name that, and nothing missing."""
+    folder = packages.unpacked / name
+    package = json.loads((folder / "MANIFEST.json").read_bytes())["package"]
+    assert re.fullmatch(rf"law_order_{name}_[0-9a-f]{{12}}", package)
+    for path in (folder / package).rglob("*.py"):
+        ast.parse(path.read_bytes())
+        assert not SCHEMES.search(path.read_bytes()), path
+    for path in (folder / "configs").glob("*.json"):
+        for part in executables(json.loads(path.read_bytes())):
+            assert "common" not in part.text.split("."), (path, part)
+            if part.text.startswith("law_order_"):
+                assert part.text.split(".")[0] == package
+    page = (folder / "docs" / "README.md").read_text()
+    assert f"python -m {package}.data prepare" in page
+    there = {path.stem for path in (folder / "configs").iterdir()}
+    others = [each for each in re.findall(r"(?<![\w/])(?:configs/)?(\w+)\.yaml", page) if each in there]
+    assert others == []
+
+
+@pytest.mark.parametrize("name", BUNDLES)
+def test_a_packed_config_is_the_source_but_for_names_and_finding_itself(packages, name):
+    """Every value of the YAML stands in the JSON, with `common` renamed; only the search for the collection left."""
+    package = packages.packed[name].files["MANIFEST.json"]
+    package = json.loads(package)["package"]
+    for path in sorted((REPOSITORY / name / "configs").glob("*.yaml")):
+        source = ConfigParser.load_config_file(path)
+        text = json.dumps(source).replace('"common.', f'"{package}.')
+        packed = json.loads((packages.unpacked / name / "configs" / f"{path.stem}.json").read_bytes())
+        told = json.loads(text)
+        changed = {key for key in told.keys() | packed.keys() if told.get(key) != packed.get(key)}
+        own = {"run", "initialize", "imports"} if "run" in source else set()
+        assert changed <= own | ({"segmenter"} if sister_of(source) else set())
+        if own:
+            assert [each for each in packed["run"] if each not in told["run"]] == []
+            left_out = [each for each in told["run"] if each not in packed["run"]]
+            assert left_out and all("find_spec" in each or "sys.path" in each for each in left_out)
+            assert set(packed["initialize"]) - set(told["initialize"]) <= BOOT
+            assert packed["initialize"][1:] == told["initialize"]
+
+
+def test_a_painter_brings_the_segmenter_that_judges_it(packages):
+    for name, sister in (("law_polyps", "order_polyps"), ("law_brisc", "order_brisc")):
+        files = packages.packed[name].files
+        assert files["models/segmenter.pt"] == (REPOSITORY / sister / "models" / "model.pt").read_bytes()
+        assert "models/segmenter.trained_on.json" in files
+    assert "models/segmenter.pt" not in packages.packed["law_kits19"].files
+
+
+def test_an_overlay_gets_no_boot():
+    assert packed_config({"epochs": 3, "train#loss#_target_": "common.training.StructureLoss"}, "p") == {
+        "epochs": 3,
+        "train#loss#_target_": "p.training.StructureLoss",
+    }
+
+
+# ---- the same bytes ------------------------------------------------------------------------------------------
+
+_PACK = "import sys; from pathlib import Path; from bundles.packing import pack; root = Path.cwd();\n"
+_PACK += "import hashlib\nfor name in sys.argv[1:]: print(hashlib.sha256(pack(root, name).zip()).hexdigest())"
+
+
+def _copy(to: Path, umask: int, time: int, reverse: bool) -> Path:
+    # The tree as git knows it, written in another order, with other modes and times.
+    listing = ["git", "ls-files", "-co", "--exclude-standard"]
+    listed = subprocess.run(listing, cwd=REPOSITORY, capture_output=True, text=True)
+    names = [name for name in listed.stdout.splitlines() if (REPOSITORY / name).is_file()]
+    before = os.umask(umask)
+    try:
+        for name in sorted(names, reverse=reverse):
+            (to / name).parent.mkdir(parents=True, exist_ok=True)
+            (to / name).write_bytes((REPOSITORY / name).read_bytes())
+            os.utime(to / name, (time, time))
+        shutil.copytree(REPOSITORY / ".git", to / ".git")
+    finally:
+        os.umask(before)
+    return to
+
+
+@pytest.mark.slow
+def test_two_copies_of_a_tree_pack_to_the_same_bytes(tmp_path):
+    """Other times, order of writing, umask, locale, time zone, hash seed and folder."""
+    if not (REPOSITORY / ".git").is_dir():
+        pytest.skip("not a git checkout")
+    first = _copy(tmp_path / "a", 0o022, 1_000_000_000, False)
+    second = _copy(tmp_path / "elsewhere" / "b", 0o077, 1_700_000_000, True)
+    names = ["order_polyps", "law_polyps", "order_brisc"]
+    digests = []
+    for folder, settings in (
+        (first, {"LC_ALL": "C", "TZ": "UTC", "PYTHONHASHSEED": "1"}),
+        (second, {"LC_ALL": "C.UTF-8", "TZ": "Asia/Tokyo", "PYTHONHASHSEED": "77"}),
+    ):
+        environment = {**os.environ, **settings, "PYTHONPATH": str(folder)}
+        command = [sys.executable, "-W", "ignore", "-c", _PACK, *names]
+        ended = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+        assert ended.returncode == 0, ended.stderr
+        digests.append(ended.stdout.split())
+    assert digests[0] == digests[1] and len(set(digests[0])) == 3
+
+
+def test_what_is_packed_decides_the_name_of_its_code(tmp_path):
+    """Weights, a config or code that differ: another name; the same again: the same."""
+
+    def package_of(change=None) -> str:
+        root = tmp_path / str(len(list(tmp_path.iterdir())))
+        for name in ("common", "order_polyps"):
+            shutil.copytree(REPOSITORY / name, root / name, ignore=shutil.ignore_patterns("__pycache__", "runs"))
+        if change:
+            (root / change).write_bytes((root / change).read_bytes() + b"\n")
+        return json.loads(pack(root, "order_polyps").files["MANIFEST.json"])["package"]
+
+    changes = ["common/order/network.py", "order_polyps/models/model.pt", "order_polyps/configs/logging.conf"]
+    names = [package_of(), *(package_of(change) for change in changes)]
+    assert len(set(names)) == 4 and package_of() == names[0]
+
+
+def test_a_changed_tree_is_told(tmp_path):
+    """Without git nothing is known of the commit; with it, a changed or a new file of the bundle is told."""
+    for name in ("common", "order_polyps"):
+        shutil.copytree(REPOSITORY / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "runs"))
+
+    def source() -> dict:
+        return json.loads(pack(tmp_path, "order_polyps").files["MANIFEST.json"])["source"]
+
+    assert source() == {"commit": None, "modified": True}
+    (tmp_path / ".commit").write_text("a" * 40 + "\n")
+    assert source() == {"commit": "a" * 40, "modified": False}
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "init.defaultBranch=main"]
+    for arguments in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "all"]):
+        subprocess.run([*git, *arguments], cwd=tmp_path, check=True, capture_output=True)
+    told = source()
+    assert told["modified"] is False and re.fullmatch("[0-9a-f]{40}", told["commit"])
+    (tmp_path / "order_polyps" / "models" / "new.pt").write_bytes(b"new")
+    assert source() == {**told, "modified": True}
+
+
+# ---- what is written ---------------------------------------------------------------------------------------
+
+
+def test_the_catalogue_of_zips_keeps_other_lines_and_tells_both_digests(packages, tmp_path):
+    (tmp_path / "model_info.json").write_text(json.dumps({"other_v1": {"checksum": "x", "source": "y"}}))
+    digests = write_zips([packages.packed["order_polyps"]], tmp_path)
+    info = read_model_info(tmp_path / "model_info.json")
+    content = (tmp_path / "order_polyps_v0.1.0.zip").read_bytes()
+    assert info.keys() == {"other_v1", "order_polyps_v0.1.0"}
+    assert info["order_polyps_v0.1.0"]["sha256"] == hashlib.sha256(content).hexdigest() in digests.values()
+    assert info["order_polyps_v0.1.0"]["checksum"] == hashlib.sha1(content).hexdigest()
+
+
+def test_a_link_among_the_files_is_refused(tmp_path):
+    for name in ("common", "order_polyps"):
+        shutil.copytree(REPOSITORY / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "runs"))
+    (tmp_path / "order_polyps" / "models" / "secret.json").symlink_to("/etc/hostname")
+    with pytest.raises(InputError, match=r"secret\.json is a link"):
+        pack(tmp_path, "order_polyps")
+
+
+def test_an_unknown_bundle_is_told_with_those_that_are_there(packages):
+    with pytest.raises(InputError, match="no bundle 'order_polyp'; there are law_brisc"):
+        pack(collection(), "order_polyp")
