@@ -144,8 +144,7 @@ CODE_FREE_EXPRESSIONS = frozenset(
         " if p.suffix.lower() in ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff')] if @dataset_dir else []",
         "$from pathlib import Path",
         "$lambda image: image.convert('RGB')",
-        "$len({Path(i['image']).stem for i in @items}) == len(@items)"
-        " or exit('error: two images have one name; rename one')",
+        "$len({Path(i['image']).stem for i in @items}) == len(@items) or exit('error: two images have one name')",
         "$monai.utils.set_determinism(seed=0)",
         "$not any(Path(@output_dir).glob('*')) or exit('error: ' + @output_dir + ' is not empty; name a new folder')",
         "$np.uint8",

@@ -79,6 +79,8 @@ def _node_fault(node: ast.AST) -> str | None:
         return _constant_fault(node.value)
     if isinstance(node, ast.Attribute):
         return f"the attribute .{node.attr}"
+    if isinstance(node, ast.Dict) and None in node.keys:
+        return "a dictionary taken apart"
     if isinstance(node, _NODES):
         return None
     kinds = {ast.Call: "a call", ast.Lambda: "a lambda", ast.JoinedStr: "an f-string", ast.Pow: "a power"}

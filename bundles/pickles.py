@@ -134,15 +134,16 @@ def _belongs_to_state_dict(path: str) -> bool:
 
 def _built(content: bytes, name: str) -> tuple[Any, dict[str, _Storage]]:
     machine = _Machine()
-    for code, argument in orders(content, name):
+    built: Any = None
+    for code, argument in orders(content, name):  # to its end, where it looks for what is behind that
         try:
             if not _run(machine, code, argument):
-                return machine.stack.pop(), machine.storages
+                built = machine.stack.pop()
         except Refused as error:
             raise Refused(f"{name}: {error}") from None
         except (IndexError, KeyError, TypeError, ValueError, OverflowError, AttributeError):
             raise Refused(f"{name}: its order {code} has nothing to work on; it is damaged") from None
-    raise Refused(f"{name} does not end")
+    return built, machine.storages
 
 
 def _run(machine: _Machine, code: str, argument: Any) -> bool:
@@ -157,7 +158,10 @@ def _run(machine: _Machine, code: str, argument: Any) -> bool:
             raise Refused(f"it would call {argument.replace(' ', '.')[:200]!r}, code that no state dict needs")
         stack.append(_Global(argument))
     elif code in ("BINPUT", "LONG_BINPUT", "MEMOIZE"):
-        machine.memo[len(machine.memo) if argument is None else argument] = stack[-1]
+        place = len(machine.memo) if argument is None else argument
+        if place > _MOST_ORDERS:  # the usual reader makes room for all the places before it
+            raise Refused(f"it would remember something at place {place:,}")
+        machine.memo[place] = stack[-1]
     elif code in ("BINGET", "LONG_BINGET"):
         stack.append(machine.memo[argument])
     elif code == "MARK":

@@ -1,0 +1,336 @@
+"""What configs may execute: the lists hold what the collection's configs have, and nothing gets past them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from monai.bundle import ConfigParser
+from monai.bundle.reference_resolver import ReferenceResolver
+
+from bundles import allowed, code_free
+from bundles.archives import Refused
+from bundles.config_checks import config_faults, executes_faults, logging_faults
+from bundles.configs import read_yaml
+from bundles.executables import executables
+from bundles.expressions import computes_only, expression_fault
+from bundles.own_python import OwnPython, other_packages, parse_python, reaches_for
+from bundles.sources import collection
+from tests.distribution.built import LOGGING, PACKAGE, inference, mini
+
+OWN = OwnPython(PACKAGE, {path: parse_python(content, path) for path, content in mini().items() if path[-3:] == ".py"})
+
+
+def faults(config: object, own: OwnPython | None = OWN) -> list[str]:
+    return list(config_faults("configs/x.json", config, own))
+
+
+# ---- the lists -----------------------------------------------------------------------------------------------------
+
+
+def test_the_lists_hold_what_packed_configs_execute_and_nothing_else(packages):
+    targets, expressions = set(), set()
+    for packed in packages.packed.values():
+        manifest = json.loads(packed.files["MANIFEST.json"])
+        for each in manifest["executes"].values():
+            targets |= {name for name in each["targets"] if name.split(".")[0] != manifest["package"]}
+            expressions |= set(each["expressions"])
+    assert targets == allowed.TARGETS
+    assert {text for text in expressions if computes_only(text)} == allowed.EXPRESSIONS
+
+
+def _code_free_config() -> dict:
+    full = read_yaml(collection() / "order_polyps" / "configs" / "inference.yaml")
+    return code_free.inference_config(full, "order_polyps")
+
+
+def test_the_list_without_code_holds_what_that_config_executes_and_nothing_else():
+    parts = list(executables(_code_free_config()))
+    assert {part.text for part in parts if part.kind == "target"} == allowed.CODE_FREE_TARGETS
+    assert {part.text for part in parts if part.kind == "expression"} == allowed.CODE_FREE_EXPRESSIONS
+    assert faults(_code_free_config(), None) == []
+
+
+def test_neither_list_can_reach_a_process_a_pickle_or_another_module():
+    """What a reviewer would look for first, said once more by a test."""
+    words = ("system", "popen", "subprocess", "socket", "pickle", "eval(", "exec(", "__", "open(", "urllib", "hub")
+    words += ("locate", "optional_import", "import_module", "torch.load", "run_path", "compile")
+    for text in allowed.TARGETS | allowed.CODE_FREE_TARGETS | allowed.EXPRESSIONS | allowed.CODE_FREE_EXPRESSIONS:
+        assert [word for word in words if word in text] == [], text
+
+
+# ---- expressions ---------------------------------------------------------------------------------------------------
+
+HOSTILE = [
+    "$@x.__class__",
+    "$@x.__class__.__base__.__subclasses__()",
+    "$@network.forward",
+    "$getattr(@x, 'y')",
+    "$getattr(torch, 'load')",
+    "$monai.utils.module.os.system('true')",
+    "$torch.load('x')",
+    "$torch.hub.load('a/b', 'c')",
+    "$torch.hub",
+    "$np.load('x', allow_pickle=True)",
+    "$__import__('os').system('true')",
+    "$eval('1')",
+    "$exec('1')",
+    "$open('x').read()",
+    "$lambda: 1",
+    "$[x for x in @a]",
+    "${x for x in @a}",
+    "$(x for x in @a)",
+    "$f'{@a}'",
+    "$(x := 1)",
+    "$(await @a)",
+    "$@a(1)",
+    "$@a[0](1)",
+    "$@train#trainer.run(1)",
+    "$@train#trainer.run() or 1",
+    "$@evaluator.run().__class__",
+    "$import os",
+    "$import sys; import os",
+    "$import sys, os",
+    "$import os as sys",
+    "$from os import system",
+    "$from pathlib import Path as sys",
+    " $1",
+    "$1 #",
+    "$sys",
+    "$torch",
+    "$@a @ @b",
+    "$9 ** 9",
+    "$1 << 99",
+    "$'%s' % @a",
+    "$'@a'",
+    "$'a' '@b'",
+    "$'{}'.format(@a)",
+    "$b'x'",
+    "$1j",
+    "$...",
+    "$*@a",
+    "$[*@a]",
+    "${**@a}",
+    "$10000000000 * [0]",
+    "$@#a",
+    "$@##a + 1",
+    "$@::a",
+    "$@a::",
+    "$@a#",
+    "$@",
+    "$@é",
+    "$ａ",
+    "$'\\x40a'",
+    "$1\n+1",
+    "$" + "(" * 200 + "1" + ")" * 200,
+    "$" + "-" * 290 + "1",
+    "$" + "1+" * 5000 + "1",
+    "$_reference_",
+    "$",
+    "",
+]
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=lambda text: text[:30])
+def test_an_expression_off_the_list_is_refused(text):
+    fault = expression_fault(text, allowed.EXPRESSIONS)
+    if text == "$" + "-" * 290 + "1":  # nothing but a number
+        assert fault is None
+    else:
+        assert fault
+
+
+HARMLESS = [
+    "$1",
+    "$-0.5",
+    "$15 * 3.14 / 180",
+    "$[@a, @b#c]",
+    "$@a + '/models'",
+    "$@a::b // @c - 1",
+    "$@a[:-1]",
+    "$@a['key'][0]",
+    "$@a if @b and not @c else None",
+    "$@a in (1, 2)",
+    "$1 < @a <= 3",
+    "${'a': @b}",
+    "$True",
+]
+
+
+@pytest.mark.parametrize("text", HARMLESS)
+def test_what_only_computes_passes_and_is_what_monai_evaluates(text):
+    """The rule replaces references as MONAI does: what MONAI gives to eval has them at the same places."""
+    assert computes_only(text) is None
+    names = ReferenceResolver.match_refs_pattern(text)
+    seen = ReferenceResolver.update_refs_pattern(text, dict.fromkeys(names, 0))
+    assert "@" not in seen
+    config = {"a": [1, 2, {"c": 3}], "b": {"c": 4}, "c": 5, "x": text}
+    if text in ("$1", "$-0.5", "$15 * 3.14 / 180", "$[@a, @b#c]", "$@a[:-1]", "$True", "${'a': @b}"):
+        values = {"$1": 1, "$-0.5": -0.5, "$15 * 3.14 / 180": 15 * 3.14 / 180, "$[@a, @b#c]": [config["a"], 4]}
+        values |= {"$@a[:-1]": [1, 2], "$True": True, "${'a': @b}": {"a": {"c": 4}}}
+        assert ConfigParser(config).get_parsed_content("x") == values[text]
+
+
+def test_no_reference_changes_which_words_an_expression_has():
+    """A reference within a text would end the text, in what MONAI evaluates: so those are refused."""
+    text = "$'@a'"
+    seen = ReferenceResolver.update_refs_pattern(text, {"a": 0})
+    with pytest.raises(SyntaxError):
+        compile(seen.removeprefix("$"), "", "eval")
+    assert computes_only(text)
+
+
+# ---- configs -------------------------------------------------------------------------------------------------------
+
+BAD_CONFIGS = {
+    "target": {"a": {"_target_": "os.system"}},
+    "nested target": {"a": [{"b": {"c": [{"_target_": "subprocess.Popen"}]}}]},
+    "target in an argument": {"a": {"_target_": "Compose", "transforms": [{"_target_": "builtins.exec"}]}},
+    "target from afar": {"a#b#_target_": "os.system"},
+    "target from afar, other sign": {"a::_target_": "os.system"},
+    "target merged in": {"+_target_": "os.system"},
+    "target as expression": {"a": {"_target_": "$@b"}},
+    "target as reference": {"a": {"_target_": "@b"}},
+    "target as macro": {"a": {"_target_": "%b"}},
+    "target as object": {"a": {"_target_": {"_target_": "os.system"}}},
+    "target as list": {"a": {"_target_": ["os.system"]}},
+    "target as nothing": {"a": {"_target_": None}},
+    "target of torch": {"a": {"_target_": "torch.load", "f": "x"}},
+    "target by its long name": {"a": {"_target_": "monai.utils.module.optional_import"}},
+    "target with a space": {"a": {"_target_": "Compose "}},
+    "our package's import": {"a": {"_target_": f"{PACKAGE}.files.os.system"}},
+    "our package's module": {"a": {"_target_": f"{PACKAGE}.files"}},
+    "our package's nothing": {"a": {"_target_": f"{PACKAGE}.nets.Other"}},
+    "our package's dunder": {"a": {"_target_": f"{PACKAGE}.nets.__builtins__.eval"}},
+    "another package": {"a": {"_target_": f"{PACKAGE}x.nets.SmallNet"}},
+    "expression": {"a": "$__import__('os')"},
+    "nested expression": {"a": [[{"b": "$open('x')"}]]},
+    "expression in disabled": {"a": {"_target_": "Compose", "_disabled_": "$exit()"}},
+    "expression in requires": {"a": {"_target_": "Compose", "_requires_": ["$exit()"]}},
+    "macro": {"a": "%/etc/x.json#y"},
+    "nested macro": {"a": [{"b": "%c"}]},
+    "debugger": {"a": {"_target_": "Compose", "_mode_": "debug"}},
+    "debugger by reference": {"a": {"_target_": "Compose", "_mode_": "@b"}, "b": "debug"},
+    "debugger from afar": {"a#_mode_": "debug"},
+    "breakpoint": {"a": {"_target_": "Compose", "_debug_": True}},
+    "reader by name": {"a": {"_target_": "LoadImaged", "keys": "x", "reader": "subprocess.getoutput"}},
+    "reader in a list": {"a": {"_target_": "LoadImaged", "keys": "x", "reader": ["PILReader", "os.system"]}},
+    "reader by reference": {"a": {"_target_": "LoadImaged", "reader": "@b"}, "b": "os.system"},
+    "reader from afar": {"a#reader": "os.system"},
+    "reader as expression": {"a": {"_target_": "LoadImaged", "reader": "$'os.' + 'system'"}},
+    "writer": {"a": {"writer": "os.system"}},
+    "pickles in arrays": {"a": {"_target_": "LoadImaged", "allow_pickle": True}},
+    "name of torch": {"model_dtype": "load"},
+    "no object": ["$1"],
+}
+
+
+@pytest.mark.parametrize("kind", BAD_CONFIGS)
+def test_a_config_that_executes_anything_else_is_refused(kind):
+    assert faults(BAD_CONFIGS[kind])
+
+
+def test_the_reader_that_monai_would_import_runs_code(tmp_path):
+    """Why `reader` has a list: MONAI calls whatever it names. This is the attack, and that it is refused."""
+    canary = tmp_path / "canary"
+    loader = {"_target_": "LoadImaged", "keys": "i", "reader": "subprocess.getoutput", "cmd": f"touch {canary}"}
+    config = {"x": loader}
+    assert faults(config)
+    ConfigParser(config).get_parsed_content("x")
+    assert canary.exists()
+
+
+def test_a_packed_config_passes():
+    assert faults(inference()) == []
+    assert faults({**inference(), "x": {"_target_": f"{PACKAGE}.bundle_folder", "_mode_": "callable"}}) == []
+
+
+def test_metadata_may_execute_nothing_not_even_what_is_listed():
+    for value in ("$1", "%x", {"_target_": "Compose"}):
+        assert list(config_faults("configs/metadata.json", {"a": {"b": value}}, OWN))
+    assert not list(config_faults("configs/metadata.json", {"a": "costs 5 $, 3 %"}, OWN))
+
+
+def test_without_code_the_short_list_alone_counts():
+    for config in ({"a": {"_target_": "RandFlipd"}}, {"a": "$1"}, {"a": {"_target_": f"{PACKAGE}.bundle_folder"}}):
+        assert faults(config, None)
+    config = _code_free_config()
+    for key, value in (("checkpoint", "/elsewhere/model.ts"), ("bundle_root", "/elsewhere")):
+        assert faults({**config, key: value}, None)
+    assert faults({**config, "network_def": {**config["network_def"], "f": "/elsewhere/model.ts"}}, None)
+
+
+def test_the_manifest_has_to_list_all_that_a_config_executes_and_no_more():
+    config = {"a": {"_target_": "Compose"}, "b": "$1"}
+    assert not list(executes_faults("x", config, {"x": {"targets": ["Compose"], "expressions": ["$1"]}}))
+    for told in ({}, {"x": {"targets": [], "expressions": ["$1"]}}, {"x": {"targets": ["Compose"], "expressions": []}}):
+        assert any("does not list" in fault for fault in executes_faults("x", config, told))
+    more = {"x": {"targets": ["Compose", "Dataset"], "expressions": ["$1"]}}
+    assert any("does not have" in fault for fault in executes_faults("x", config, more))
+
+
+# ---- logging.conf ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"args=(sys.stdout,)", b"args=(__import__('os').system('true'),)"),
+        (b"args=(sys.stdout,)", b"args=('/somewhere/log.txt',)"),
+        (b"class=StreamHandler", b"class=FileHandler"),
+        (b"class=StreamHandler", b"class=handlers.SocketHandler"),
+        (b"class=StreamHandler", b"class=eval"),
+        (b"class=StreamHandler", b"class=StreamHandler\nkwargs={'x': exit()}"),
+        (b"format=", b"class=os.system\nformat="),
+        (b"format=", b"defaults={'x': exit()}\nformat="),
+        (b"level=INFO", b"level=exit()"),
+        (b"[loggers]", b"[DEFAULT]\nclass=eval\n[loggers]"),
+        (b"[loggers]", b"[more]\nx=1\n[loggers]"),
+        (b"[loggers]", b"[loggers]\nkeys=a\nkeys=b"),
+        (b"[loggers]", b"\xff"),
+        (b"[loggers]", b"loggers"),
+    ],
+)
+def test_a_logging_file_that_does_more_than_write_to_the_console_is_refused(old, new):
+    assert old in LOGGING
+    assert list(logging_faults(LOGGING.replace(old, new, 1)))
+    assert not list(logging_faults(LOGGING))
+    assert not list(logging_faults(LOGGING.replace(b"sys.stdout", b"sys.stderr")))
+
+
+# ---- the bundle's own Python ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["bundle_folder", "nets.SmallNet", "nets.small.SmallNet", "files.names"])
+def test_what_the_package_defines_is_found(name):
+    assert OWN.target_fault(f"{PACKAGE}.{name}") is None
+
+
+def test_names_that_a_package_imports_when_used_are_found_in_its_table():
+    modules = {"law/__init__.py": "_HOMES = {'A': 'a', 'B': 'a', 'C': '__init__'}", "law/a.py": "class A: pass"}
+    own = OwnPython("law", {path: parse_python(text.encode(), path) for path, text in modules.items()})
+    assert own.target_fault("law.A") is None
+    assert own.target_fault("law.B") and own.target_fault("law.C") and own.target_fault("law.D")
+
+
+def test_a_circle_of_imports_ends():
+    modules = {"law/__init__.py": "from .a import X", "law/a.py": "from . import X"}
+    own = OwnPython("law", {path: parse_python(text.encode(), path) for path, text in modules.items()})
+    assert own.target_fault("law.X")
+
+
+def test_what_python_reaches_for_is_told():
+    tree = parse_python(
+        b"import os.path, torch\nfrom subprocess import run\neval('1')\ntorch.load('x')\nimport abc", "x"
+    )
+    assert reaches_for(tree) == ["eval()", "os.path", "subprocess", "torch.load()"]
+    assert other_packages({"x": tree}) == {"torch"}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"def", b"\xff", b"x = " + b"(" * 5000, b"x = " + b"-" * 100_000 + b"1", b"\0", b"# coding: rot13\nk=\xe9"],
+)
+def test_python_that_can_not_be_read_is_refused(content):
+    with pytest.raises(Refused):
+        parse_python(content, "x.py")
