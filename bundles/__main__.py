@@ -1,4 +1,4 @@
-"""`python -m bundles {list,pack,verify,install,export,sign} …`: the bundles as something to hand on."""
+"""`python -m bundles {list,pack,verify,install,export,sign,lock} …`: the bundles as something to hand on."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ import fire
 
 from common.columns import align
 from common.commands import command
+from common.data.reading import read_bytes
 from common.errors import InputError
 
 from .sources import bundle_names, collection
+
+REFUSED = 1  # exit code; a wrong input is 2
 
 
 def _tell(as_json: bool, content: Any, lines: list[str]) -> None:
@@ -86,9 +89,86 @@ def export(
     _tell(json, told, [f"{path}: {found}"])
 
 
+@command
+def verify(
+    path: str, *, sha256: str | None = None, model_info: str | None = None, signature: str | None = None,
+    public_key: str | None = None, json: bool = False,
+) -> None:  # fmt: skip
+    """Is it what it says, and what would it execute? verify ZIP|FOLDER [--sha256 HEX] [--model_info FILE]
+    [--public_key PEM [--signature FILE]] [--json]
+
+    Runs nothing of the bundle. --sha256 or --model_info, a catalogue that reached you by another way, or a signature
+    by a key that you trust, prove where it comes from; without any the report says so, and lists the Python that the
+    bundle would run. Exit code 0: accepted; 1: refused, with the cause.
+    """
+    from .verifying import verify as verified
+
+    proofs = {"sha256": sha256, "model_info": model_info, "signature": signature, "public_key": public_key}
+    report = verified(path, **proofs)
+    _tell(json, report.as_json(), report.lines())
+    if not report.ok:
+        sys.exit(REFUSED)
+
+
+@command
+def install(
+    path: str, *, dest: str | None = None, rollback: bool = False, sha256: str | None = None,
+    model_info: str | None = None, signature: str | None = None, public_key: str | None = None, json: bool = False,
+) -> None:  # fmt: skip
+    """Verify a zip and unpack it: install ZIP --dest DIR [the options of verify] [--json]
+    Put the version before back: install NAME --dest DIR --rollback
+
+    To DIR/NAME, whole or not at all; what is refused changes nothing. The version before is kept. Exit code 1: refused.
+    """
+    from . import installing
+
+    if dest is None:
+        raise InputError("--dest missing: the folder for bundles")
+    if rollback:
+        place = installing.rollback(path, dest)
+        _tell(json, {"folder": str(place)}, [f"{place}: the version before is back"])
+        return
+    proofs = {"sha256": sha256, "model_info": model_info, "signature": signature, "public_key": public_key}
+    place, report = installing.install(path, dest, **proofs)
+    told = {"folder": str(place) if place else None, "report": report.as_json()}
+    _tell(json, told, [*report.lines(), f"installed to {place}" if place else "nothing was installed"])
+    if place is None:
+        sys.exit(REFUSED)
+
+
+@command
+def sign(path: str, *, private_key: str | None = None, password_file: str | None = None) -> None:
+    """Sign a zip: sign ZIP --private_key PEM [--password_file FILE]
+
+    Writes ZIP.sig, for verify and install with --public_key. The key is an EC key of yours (openssl genpkey); nothing
+    is sent anywhere. --password_file: the key's password is its first line.
+    """
+    from .signing import sign as signed
+
+    if private_key is None:
+        raise InputError("--private_key missing: a PEM file")
+    password = None
+    if password_file is not None:
+        password = (read_bytes(password_file).decode(errors="replace").splitlines() or [""])[0]
+    print(signed(path, private_key, password=password))
+
+
+@command
+def lock(wheelhouse: str, requirements: str) -> None:
+    """Exact versions and hashes of a folder of wheels: lock WHEELHOUSE REQUIREMENTS > requirements.lock
+
+    For pip install --require-hashes on a machine without a network; stops where the folder lacks something that the
+    requirements, or what they bring, need.
+    """
+    from .wheelhouse import lock as locked
+
+    print(locked(Path(wheelhouse), Path(requirements)), end="")
+
+
 def main() -> None:
     """Run the command that the arguments name."""
-    commands = {"list": catalogue, "pack": pack, "export": export}
+    commands = {"list": catalogue, "pack": pack, "verify": verify, "install": install, "export": export}
+    commands |= {"sign": sign, "lock": lock}
     try:
         fire.Fire(commands, name="python -m bundles")
     except KeyboardInterrupt:

@@ -11,11 +11,13 @@ from typing import Any
 
 from common.errors import InputError
 
+from .allowed import CODE_FREE_TARGETS
 from .boot import FIND_FOLDER, IMPORTS
 from .configs import read_yaml, render
 from .exporting import FORMATS
 from .manifest import CODE_FREE, NAME, build_manifest, json_bytes, packages_of
-from .packing import Packed, requirements
+from .model_card import model_card
+from .packing import CARD, Packed, requirements
 from .sources import find_bundle, metadata_of, read_tree
 
 SUFFIX = "_code_free"
@@ -34,21 +36,6 @@ _ITEMS = (
     f" if p.suffix.lower() in {tuple(_READS.split())!r}] if @dataset_dir else []"
 )
 _RGB = "$lambda image: image.convert('RGB')"
-EXPRESSIONS = frozenset({
-    *IMPORTS, FIND_FOLDER, *_CHECKS, _ITEMS, _RGB,
-    "$from pathlib import Path",
-    "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')",
-    "$@bundle_root + '/models/model.ts'",
-    "$[@image_size, @image_size]",
-    "$np.uint8",
-    "$monai.utils.set_determinism(seed=0)",
-    "$@evaluator.run()",
-})  # fmt: skip
-TARGETS = frozenset({
-    "Activationsd", "AsDiscreted", "Compose", "DataLoader", "Dataset", "EnsureChannelFirstd", "Invertd", "LoadImaged",
-    "PILReader", "Resized", "SaveImaged", "ScaleIntensityRanged", "SimpleInferer", "SupervisedEvaluator", "Transposed",
-    "ignite.handlers.ProgressBar", "torch.jit.load",
-})  # fmt: skip
 
 
 def pack_code_free(root: Path, name: str) -> Packed:
@@ -67,6 +54,7 @@ def pack_code_free(root: Path, name: str) -> Packed:
         "LICENSE": (folder / "LICENSE").read_bytes(),
         "docs/data_license.txt": (folder / "docs" / "data_license.txt").read_bytes(),
         "docs/README.md": _page(name, metadata).encode(),
+        CARD: model_card(metadata, name=name).encode(),
         "configs/metadata.json": json_bytes(metadata),
         "configs/logging.conf": (folder / "configs" / "logging.conf").read_bytes(),
         "configs/inference.json": render(inference_config(full, name)),
@@ -96,7 +84,7 @@ def inference_config(full: dict[str, Any], name: str) -> dict[str, Any]:
         steps["Resized"],
         steps["ScaleIntensityRanged"],
     ]
-    kept = [step for step in full["postprocessing"]["transforms"] if step["_target_"] in TARGETS]
+    kept = [step for step in full["postprocessing"]["transforms"] if step["_target_"] in CODE_FREE_TARGETS]
     saved = {
         "_target_": "SaveImaged", "keys": "pred", "output_dir": "@output_dir", "output_postfix": "",
         "output_ext": ".png", "output_dtype": "$np.uint8", "scale": 255, "resample": False, "separate_folder": False,

@@ -6,6 +6,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import cache
 from importlib import metadata as installed
 from pathlib import Path
@@ -137,6 +138,7 @@ def requirement_findings(
     contents: Contents, manifest: Mapping[str, Any], metadata: Mapping[str, Any] | None
 ) -> Iterator[Finding]:
     """What the bundle needs, as manifest, metadata and requirements.txt say, and licence of its data."""
+    licence = None
     packages = {_canonical(name): version for name, version in manifest["requires"]["packages"].items()}
     pinned: dict[str, str] = {}
     for number, line in enumerate(_text(contents, REQUIREMENTS).splitlines(), start=1):
@@ -156,7 +158,9 @@ def requirement_findings(
             if wanted.get(name) != packages.get(name):
                 told = f"{wanted.get(name, 'no')} {name}, and {NAME} {packages.get(name, 'none')}"
                 yield Finding(ERROR, f"{METADATA} says {told}")
-    if manifest["licence"]["data"] != first_paragraph(_text(contents, DATA_LICENCE)):
+    with suppress(IndexError):  # where it has no paragraph
+        licence = first_paragraph(_text(contents, DATA_LICENCE))
+    if manifest["licence"]["data"] != licence:
         yield Finding(ERROR, f"{NAME}, licence#data: it is not the first paragraph of {DATA_LICENCE}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +21,14 @@ from .closure import PACKAGE, needed_files
 from .configs import SEGMENTER, packed_config, read_yaml, render, sister_of
 from .executables import executables
 from .manifest import FULL, NAME, build_manifest, packages_of
+from .model_card import model_card
+from .sbom import SUFFIX as SBOM_SUFFIX
+from .sbom import sbom
 from .sources import bundle_files, find_bundle, metadata_of, read_tree
 from .texts import packed_text
 
 MODEL = "models/model.pt"
+CARD = "docs/model_card.md"
 _HASH_DIGITS = 12
 
 
@@ -65,6 +70,7 @@ def pack(root: Path, name: str) -> Packed:
     configs = {path: read_yaml(folder / path) for path in raw if path.startswith("configs/") and path.endswith(".yaml")}
     own = {path: content for path, content in raw.items() if path not in configs}
     own |= _weights(root, own, configs)
+    own[CARD] = model_card(metadata, name=name).encode()
     own["requirements.txt"] = requirements(packages_of(metadata))
     targets = {
         part.text for config in configs.values() for part in executables(config) if part.text.startswith(f"{PACKAGE}.")
@@ -92,19 +98,27 @@ def pack(root: Path, name: str) -> Packed:
 
 
 def write_zips(packed: list[Packed], out: Path) -> dict[str, str]:
-    """Write zips and, beside them, ``model_info.json`` as the Model Zoo has it, with other zips' lines kept.
+    """Write zips and, beside them, the bill of materials of each, and ``model_info.json`` as the Model Zoo has it.
+
+    Of the latter, lines of other zips are kept.
 
     Returns:
         The SHA-256 of each zip by its path.
+
+    Raises:
+        InputError: if the folder cannot be written to, or what writes bills of materials is not installed.
     """
     digests, info = {}, read_model_info(out / "model_info.json")
     for each in packed:
         content = each.zip()
+        digest = hashlib.sha256(content).hexdigest()
+        bill = sbom(json.loads(each.files[NAME]), digest)
         write_atomically(out / each.file_name, content)
-        digests[str(out / each.file_name)] = hashlib.sha256(content).hexdigest()
+        write_atomically(out / f"{each.file_name.removesuffix('.zip')}{SBOM_SUFFIX}", bill)
+        digests[str(out / each.file_name)] = digest
         info[each.file_name.removesuffix(".zip")] = {
             "checksum": hashlib.sha1(content, usedforsecurity=False).hexdigest(),  # what the Zoo's own tools compare
-            "sha256": digests[str(out / each.file_name)],
+            "sha256": digest,
             "source": each.file_name,
         }
     write_json(out / "model_info.json", dict(sorted(info.items())))
