@@ -60,7 +60,10 @@ class SegmentationSeries:
                 its kind.
         """
         source = _reference(open_dicom(path), path)
-        fault = f"a {source.SOPClassUID.name} without all that a DICOM mask refers to; save the image as PNG"
+        fault = (
+            f"what a DICOM mask refers to or takes over of its {source.SOPClassUID.name} is missing or has no valid "
+            "form; save the image as PNG"
+        )
         with discreet(path, fault):
             from highdicom import UID
 
@@ -164,5 +167,3 @@ def _drop_what_is_no_value(source: Dataset) -> None:
             kind(source.get(name))
         except ValueError:
             setattr(source, name, "")
-    for name in ("PatientID", "StudyID", "AccessionNumber"):
-        setattr(source, name, source.get(name)[: 64 if name == "PatientID" else 16])

@@ -141,8 +141,19 @@ def test_what_a_mask_cannot_refer_to_is_refused_before_the_run(tmp_path, picture
 
 def test_a_kind_that_wants_a_place_is_refused_without_one(tmp_path, picture):
     dicom(tmp_path / "in" / "x.dcm", picture[..., 0], SOPClassUID=MR)
-    with pytest.raises(InputError, match=r"MR Image Storage without all that a DICOM mask refers to; save .* as PNG"):
+    with pytest.raises(InputError, match=r"refers to or takes over of its MR Image Storage is missing.*; save .* PNG"):
         check_inference_inputs(tmp_path / "in", tmp_path / "out")
+
+
+def test_an_identifier_longer_than_allowed_is_not_made_another_patients(tmp_path, picture):
+    path = dicom(tmp_path / "in" / "x.dcm", picture, "RGB")
+    content, mark = path.read_bytes(), b"LO\x12\x00" + PLANTED[0].encode() + b" "
+    assert content.count(b"\x10\x00\x20\x00" + mark) == 1
+    longer = b"LO\x46\x00" + (PLANTED[0] * 5)[:70].encode()
+    path.write_bytes(content.replace(b"\x10\x00\x20\x00" + mark, b"\x10\x00\x20\x00" + longer))
+    (tmp_path / "mask.dcm").write_bytes(SegmentationSeries().encode(path, picture[..., 0] > 128))
+    found = pydicom.dcmread(tmp_path / "mask.dcm")
+    assert found.PatientID == pydicom.dcmread(path).PatientID and len(found.PatientID) == 70
 
 
 def test_without_highdicom_it_is_said_what_to_install(tmp_path, picture, monkeypatch):
