@@ -14,14 +14,16 @@ import torch
 
 from bundles.archive import zip_bytes
 from bundles.boot import FIND_PACKAGE, IMPORTS
+from bundles.executables import executables
 from bundles.manifest import CODE_FREE, FULL, NAME, build_manifest, json_bytes, packages_of
+from bundles.opening import sha256
 from bundles.sources import Tree, collection, metadata_of
 
 PACKAGE = "law_order_mini_0123456789ab"
 VERSION = "0.1.0"
 ZIP = f"mini_v{VERSION}.zip"
 LOGGING = (collection() / "order_polyps" / "configs" / "logging.conf").read_bytes()
-LICENCE = b"Terms\n=====\n\nDrawn images; free to use.\n"
+LICENCE = b"Terms\n=====\n\nDrawn images;\nfree to use.\n\nNo more.\n"
 
 
 def saved(value: Any, **options: Any) -> bytes:
@@ -101,18 +103,22 @@ def manifested(
     files = {path: content for path, content in files.items() if path != NAME}
     requires = packages_of(_metadata())
     package = PACKAGE if kind == FULL else None
-    try:
-        manifest = json.loads(build_manifest("mini", VERSION, kind, package, Tree("0" * 40, False), requires, files))
-    except (ValueError, AttributeError):  # a config that is no JSON
-        broken = {path: content for path, content in files.items() if path != "configs/inference.json"}
-        manifest = json.loads(build_manifest("mini", VERSION, kind, package, Tree("0" * 40, False), requires, broken))
-        whole = json.loads(build_manifest("mini", VERSION, kind, package, Tree("0" * 40, False), requires, {
-            path: (b"{}" if path == "configs/inference.json" else content) for path, content in files.items()
-        }))  # fmt: skip
-        manifest["executes"] = whole["executes"]
+    readable = {path: content if _is_readable(path, content) else b"{}" for path, content in files.items()}
+    manifest = json.loads(build_manifest("mini", VERSION, kind, package, Tree("0" * 40, False), requires, readable))
+    manifest["files"] = {path: {"sha256": sha256(each), "size": len(each)} for path, each in files.items()}
     if change is not None:
         change(manifest)
     return {**files, NAME: json_bytes(manifest)}
+
+
+def _is_readable(path: str, content: bytes) -> bool:
+    if not path.endswith(".json"):
+        return True
+    try:
+        list(executables(json.loads(content)))
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def write_zip(folder: Path, files: Mapping[str, bytes]) -> Path:
