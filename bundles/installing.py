@@ -195,9 +195,16 @@ def _exchange(written: Path, place: Path, previous: Path) -> None:
         raise
     _sync(place.parent)
     if had:
+        _keep(aside, previous)
+        _sync(place.parent)
+
+
+def _keep(aside: Path, previous: Path) -> None:
+    try:
         shutil.rmtree(previous, ignore_errors=True)
         _move(aside, previous)
-        _sync(place.parent)
+    except OSError as error:
+        raise InputError(f"installed, but the version before stays in {aside}: {error.strerror or error}") from None
 
 
 def _move(source: Path, target: Path) -> None:
