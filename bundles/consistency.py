@@ -60,9 +60,9 @@ def file_findings(contents: Contents, manifest: Mapping[str, Any], is_zip: bool)
     told, found = manifest["files"], {path: each for path, each in contents.files.items() if path != NAME}
     missing = {path for path in told if path not in found}
     digests = {path: sha256(content) for path, content in found.items()}
+    twins = {told[path]["sha256"]: path for path in sorted(missing, reverse=True)}
     for path in sorted(set(found) - set(told)):
-        twin = next((each for each in sorted(missing) if told[each]["sha256"] == digests[path]), None)
-        if twin:
+        if twin := twins.pop(digests[path], None):
             missing.discard(twin)
             yield Finding(ERROR, f"{twin} was renamed to {path}: the manifest has its content under the first name")
         elif path.endswith((".pyc", ".pyo")):

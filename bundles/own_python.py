@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from .archives import Refused
 
-LONGEST, _MOST_STEPS = 1 << 20, 12
+LONGEST, LARGEST, _MOST_STEPS = 1 << 19, 4 << 20, 12  # bytes of a module, and of all
 # Modules that reach beyond computing, files that a config names, and the packages that a bundle is made of.
 _NAMES = """
     asyncio builtins cffi cloudpickle code codeop concurrent ctypes dill distutils ensurepip fcntl ftplib gc http httpx
@@ -109,8 +109,8 @@ def reaches_for(tree: ast.Module) -> list[str]:
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _CALLS:
             found.add(f"{node.func.id}()")
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-            called = ast.unparse(node.func) if isinstance(node.func.value, ast.Name) else ""
-            found |= {f"{called}()"} & {"torch.load()", "torch.save()", "torch.hub.load()", "np.load()"}
+            called = f"{node.func.value.id}.{node.func.attr}()" if isinstance(node.func.value, ast.Name) else ""
+            found |= {called} & {"torch.load()", "torch.save()", "np.load()"}
     return sorted(found)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from .archives import Refused
 
-LONGEST, DEEPEST = 32 << 20, 60  # bytes; levels of nesting
+LONGEST, DEEPEST = 8 << 20, 60  # bytes; levels of nesting
 
 
 def parse_json(content: bytes, name: str) -> Any:

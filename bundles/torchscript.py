@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from .archives import Refused, inner_limits, read_archive
 from .pickles import GLOBALS, orders
 
-_LONGEST = 8 << 20
+_LARGEST = 4 << 20  # bytes of all programs in a file
 # What a scripted or traced segmenter of this collection uses, and nothing that reads, writes, waits or calls back.
 _NAMES = """
     __contains__ __is__ __isnot__ __not__ _convolution _upsample_bicubic2d_aa _upsample_bilinear2d_aa
@@ -71,6 +71,8 @@ def check_torchscript(content: bytes, name: str) -> None:
         raise Refused(f"{name} has {unknown[0]!r} in it, which torch.jit.save writes nowhere")
     if "data.pkl" not in files or not any(path.startswith("code/") for path in files):
         raise Refused(f"{name} has no data.pkl or no code; it is no TorchScript")
+    if (size := sum(len(each) for path, each in files.items() if path.startswith("code/"))) > _LARGEST:
+        raise Refused(f"{name} has {size:,} bytes of programs; at most {_LARGEST:,} are read")
     for path, each in files.items():
         if path.endswith("pkl"):
             _check_pickle(each, f"{name}, {path}")
@@ -88,8 +90,6 @@ def _check_pickle(content: bytes, name: str) -> None:
 
 
 def _parsed(content: bytes, name: str) -> ast.Module:
-    if len(content) > _LONGEST:
-        raise Refused(f"{name} has {len(content):,} bytes; at most {_LONGEST:,} are read")
     try:
         return ast.parse(content.decode("utf-8"))
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
@@ -130,7 +130,11 @@ def _node_fault(node: ast.AST, methods: set[str], names: set[str], roots: set[in
 
 
 def _is_known(called: ast.Attribute, methods: set[str]) -> bool:
-    return called.attr in methods | OPERATORS or ast.unparse(called) in _PRIMITIVES
+    if called.attr in methods | OPERATORS:
+        return True
+    root = called.value
+    known = isinstance(root, ast.Attribute) and isinstance(root.value, ast.Name)
+    return known and f"{root.value.id}.{root.attr}.{called.attr}" in _PRIMITIVES
 
 
 def _attribute_fault(node: ast.Attribute) -> str | None:

@@ -10,6 +10,7 @@ import hmac
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,14 @@ from .consistency import (
 from .executables import executables
 from .manifest import FULL, NAME
 from .opening import Contents, open_folder, open_zip, read_limited, sha256
-from .own_python import OwnPython, other_packages, parse_python, reaches_for
+from .own_python import LARGEST, OwnPython, other_packages, parse_python, reaches_for
 from .report import CATALOGUE, ERROR, NOTE, SIGNATURE, WARNING, Finding, Report
 from .strict_json import parse_json
 from .weights import check_weights
 
 _TEXTS = (".md", ".txt", ".csv", ".j2", "LICENSE", ".conf")
 UNEXPECTED = "could not be checked"
+_MOST_FINDINGS = 500  # of one check
 
 
 def verify(
@@ -186,12 +188,15 @@ def _examined(report: Report, opened: Callable[[], Contents], file: str | None) 
 def _collected(check: Callable[[_Bundle], Iterator[Finding]], bundle: _Bundle) -> list[Finding]:
     found: list[Finding] = []
     try:
-        for finding in check(bundle):
-            found.append(finding)
+        found += islice(check(bundle), _MOST_FINDINGS)
     except Refused as error:
         found.append(Finding(ERROR, str(error)))
     except Exception as error:  # what nobody has thought of refuses the bundle, too
         found.append(Finding(ERROR, _unexpected(check.__name__.strip("_"), error)))
+    if len(found) >= _MOST_FINDINGS:
+        found.append(
+            Finding(ERROR, f"{check.__name__.strip('_')}: there is more than these {_MOST_FINDINGS} lines say")
+        )
     return found
 
 
@@ -225,12 +230,15 @@ def _texts(bundle: _Bundle) -> Iterator[Finding]:
 def _python(bundle: _Bundle) -> Iterator[Finding]:
     # Before the configs: what they name of the package is looked up in it.
     modules = {}
-    for path, content in bundle.contents.files.items():
-        if path.endswith(".py"):
-            try:
-                modules[path] = parse_python(content, path)
-            except Refused as error:
-                yield Finding(ERROR, str(error))
+    files = {path: content for path, content in bundle.contents.files.items() if path.endswith(".py")}
+    if (size := sum(map(len, files.values()))) > LARGEST:
+        yield Finding(ERROR, f"its Python has {size:,} bytes; at most {LARGEST:,} are read")
+        files = {}
+    for path, content in files.items():
+        try:
+            modules[path] = parse_python(content, path)
+        except Refused as error:
+            yield Finding(ERROR, str(error))
     if bundle.manifest["kind"] == FULL:
         bundle.own = OwnPython(bundle.manifest["package"] or "", modules)
     for path, tree in modules.items():

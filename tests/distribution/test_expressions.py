@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from monai.bundle import ConfigParser
+from monai.bundle import ConfigParser, workflows
 from monai.bundle.reference_resolver import ReferenceResolver
 
 from bundles import allowed, code_free
@@ -230,6 +230,7 @@ def test_a_config_that_executes_anything_else_is_refused(kind):
     assert faults(BAD_CONFIGS[kind])
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # MONAI's, of a reader that is none
 def test_the_reader_that_monai_would_import_runs_code(tmp_path):
     """Why `reader` has a list: MONAI calls whatever it names. This is the attack, and that it is refused."""
     canary = tmp_path / "canary"
@@ -296,6 +297,11 @@ def test_a_logging_file_that_does_more_than_write_to_the_console_is_refused(old,
     assert list(logging_faults(LOGGING.replace(old, new, 1)))
     assert not list(logging_faults(LOGGING))
     assert not list(logging_faults(LOGGING.replace(b"sys.stdout", b"sys.stderr")))
+
+
+def test_what_passes_here_passes_monais_own_check(tmp_path):
+    (tmp_path / "logging.conf").write_bytes(LOGGING)
+    assert workflows._reject_executable_logging_config(str(tmp_path / "logging.conf")) == LOGGING.decode()
 
 
 # ---- the bundle's own Python ------------------------------------------------------------------------------------

@@ -400,6 +400,17 @@ def test_python_that_is_too_deep_is_refused(tmp_path):
         refused(write_mini(tmp_path, {f"{PACKAGE}/deep.py": content}), f"{PACKAGE}/deep.py")
 
 
+def test_more_python_than_is_read_is_refused(tmp_path):
+    files = {f"{PACKAGE}/x{number}.py": b"x = 1\n" * 80_000 for number in range(9)}
+    refused(write_mini(tmp_path, files), "its Python has")
+    refused(write_mini(tmp_path, {f"{PACKAGE}/x.py": b"x = 1\n" * 100_000}), f"{PACKAGE}/x.py")
+
+
+def test_a_report_has_an_end(tmp_path):
+    report = verify(write_config(tmp_path, lambda config: config.update(x=["$exit()"] * 5000)))
+    assert not report.ok and len(report.findings) < 1000 and any("more than" in line for line in report.errors)
+
+
 def test_texts_that_are_no_utf8_are_refused(tmp_path):
     for path in ("docs/README.md", "LICENSE", f"{PACKAGE}/data/x.csv"):
         refused(write_mini(tmp_path, {path: b"\xff"}), path, "UTF-8")
