@@ -14,7 +14,7 @@ from common.errors import InputError
 from .allowed import CODE_FREE_TARGETS
 from .boot import FIND_FOLDER, IMPORTS
 from .configs import read_yaml, render
-from .exporting import FORMATS
+from .exporting import FORMATS, TOLERANCE, require_segmenter
 from .manifest import CODE_FREE, NAME, build_manifest, json_bytes, packages_of
 from .model_card import model_card
 from .packing import CARD, Packed, requirements
@@ -49,6 +49,7 @@ def pack_code_free(root: Path, name: str) -> Packed:
     """
     folder = find_bundle(root, name)
     full = read_yaml(folder / "configs" / "inference.yaml")
+    require_segmenter(full, name)
     metadata = _metadata(metadata_of(folder))
     files = {
         "LICENSE": (folder / "LICENSE").read_bytes(),
@@ -161,5 +162,5 @@ def _exported_apart(root: Path, name: str, form: str) -> bytes:
         )
         if ended.returncode:
             raise InputError((ended.stderr.strip().splitlines() or ["export failed"])[-1].removeprefix("error: "))
-        assert json.loads(ended.stdout)["largest_difference"] <= 1e-4
+        assert json.loads(ended.stdout)["largest_difference"] <= TOLERANCE
         return file.read_bytes()

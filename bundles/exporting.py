@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from monai.bundle import ConfigParser
@@ -74,14 +75,25 @@ def segmenter(root: Path, name: str, weights: str | Path | None = None) -> nn.Mo
     """
     folder = find_bundle(root, name)
     config = read_yaml(folder / "configs" / "inference.yaml")
-    if "OrderNet" not in str(config.get("network_def")):
-        raise InputError(f"{name} paints images by many calls of its networks; only an order_… bundle can be exported")
+    require_segmenter(config, name)
     network = ConfigParser(config).get_parsed_content("network_def")
     return load_weights(network, weights or folder / "models" / "model.pt").eval()
 
 
-def export(root: Path, name: str, form: str, weights: str | Path | None = None, flips: bool = False) -> bytes:
-    """The exported network, a file's content, and nothing where it does not compute the same.
+def require_segmenter(config: Mapping[str, Any], name: str) -> None:
+    """See that an inference config is a segmenter's: one network, an image in, a mask out.
+
+    Raises:
+        InputError: if it is another's.
+    """
+    if "preprocessing" not in config or not isinstance(config.get("network_def"), Mapping):
+        raise InputError(f"{name} paints images by many calls of its networks; only an order_… bundle can be exported")
+
+
+def exported(
+    root: Path, name: str, form: str, weights: str | Path | None = None, flips: bool = False
+) -> tuple[bytes, Parity]:
+    """The exported network, a file's content, and how it compares; nothing where it does not compute the same.
 
     Args:
         root, name, weights: as of `segmenter`.
@@ -91,13 +103,6 @@ def export(root: Path, name: str, form: str, weights: str | Path | None = None, 
     Raises:
         InputError: as `segmenter`; if a package is missing; if the logits differ by more than `TOLERANCE`.
     """
-    return exported(root, name, form, weights, flips)[0]
-
-
-def exported(
-    root: Path, name: str, form: str, weights: str | Path | None = None, flips: bool = False
-) -> tuple[bytes, Parity]:
-    """As `export`, and how it compares."""
     if form not in FORMATS:
         raise InputError(f"no format {form!r}; there are {', '.join(FORMATS)}")
     network = segmenter(root, name, weights)
