@@ -164,9 +164,11 @@ LITERALS: dict[str, frozenset[str]] = {
     "writer": frozenset({"PILWriter"}),
     "merger_cls": frozenset(),
 }
-# Of bundles without Python besides: what is run as TorchScript is the file that was looked at.
+# Of bundles without Python besides: what is run as TorchScript is the file that was looked at, and no component is
+# handed on to be called with other arguments.
 CODE_FREE_LITERALS: dict[str, frozenset[str]] = {
     **LITERALS,
+    "_mode_": frozenset({"default"}),
     "bundle_root": frozenset({FIND_FOLDER}),
     "checkpoint": frozenset({"$@bundle_root + '/models/model.ts'"}),
     "f": frozenset({"@checkpoint"}),

@@ -103,6 +103,7 @@ def executes_faults(name: str, config: Any, told: Mapping[str, Any]) -> Iterator
 # ---- logging.conf ----------------------------------------------------------------------------------------------
 
 # `logging.config.fileConfig` gives classes, arguments and defaults to eval; what it may be told is listed here.
+_LONGEST = 1 << 16
 _SECTIONS = {
     "logger": {"level", "handlers", "qualname", "propagate"},
     "handler": {"class", "level", "formatter", "args"},
@@ -120,6 +121,9 @@ _VALUES = {
 def logging_faults(content: bytes) -> Iterator[str]:
     """What of ``logging.conf`` is anything but streams of the console, each as a line."""
     parser = configparser.RawConfigParser()
+    if len(content) > _LONGEST:
+        yield f"{LOGGING} has {len(content):,} bytes; at most {_LONGEST:,} are read"
+        return
     try:
         parser.read_string(content.decode("utf-8"))
     except (configparser.Error, UnicodeDecodeError) as error:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import cache
 from importlib import metadata as installed
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from .manifest import CODE_FREE, FULL, NAME, first_paragraph, packages_of
 from .opening import Contents, sha256
 from .report import ERROR, NOTE, WARNING, Finding
 
+_MOST_ERRORS = 20  # of a schema
 REQUIREMENTS, DATA_LICENCE = "requirements.txt", "docs/data_license.txt"
 _ALWAYS = ("LICENSE", REQUIREMENTS, METADATA, "docs/README.md", DATA_LICENCE)
 _NEEDED = {FULL: ("models/model.pt",), CODE_FREE: ("models/model.ts", "configs/inference.json")}
@@ -51,8 +53,8 @@ def _validator(file: str) -> Any:
 
 
 def _schema_faults(content: Any, file: str, name: str) -> list[str]:
-    errors = sorted(_validator(file).iter_errors(content), key=lambda each: list(map(str, each.absolute_path)))
-    return [f"{name}, {'#'.join(map(str, each.absolute_path)) or 'top'}: {each.message[:300]}" for each in errors[:20]]
+    errors = list(islice(_validator(file).iter_errors(content), _MOST_ERRORS))
+    return [f"{name}, {'#'.join(map(str, each.absolute_path)) or 'top'}: {each.message[:300]}" for each in errors]
 
 
 def file_findings(contents: Contents, manifest: Mapping[str, Any], is_zip: bool) -> Iterator[Finding]:

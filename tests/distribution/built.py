@@ -15,7 +15,7 @@ import torch
 from bundles.archive import zip_bytes
 from bundles.boot import FIND_PACKAGE, IMPORTS
 from bundles.executables import executables
-from bundles.manifest import CODE_FREE, FULL, NAME, build_manifest, json_bytes, packages_of
+from bundles.manifest import FULL, NAME, build_manifest, json_bytes, packages_of
 from bundles.opening import sha256
 from bundles.sources import Tree, collection, metadata_of
 
@@ -138,9 +138,6 @@ def write_config(folder: Path, change: Callable[[dict], Any], name: str = "infer
     config = json.loads(mini()[f"configs/{name}.json"])
     change(config)
     return write_mini(folder, {f"configs/{name}.json": json_bytes(config)})
-
-
-__all__ = ["CODE_FREE", "FULL", "NAME"]
 
 
 # ---- zips, field by field --------------------------------------------------------------------------------------

@@ -259,6 +259,7 @@ def test_without_code_the_short_list_alone_counts():
     for key, value in (("checkpoint", "/elsewhere/model.ts"), ("bundle_root", "/elsewhere")):
         assert faults({**config, key: value}, None)
     assert faults({**config, "network_def": {**config["network_def"], "f": "/elsewhere/model.ts"}}, None)
+    assert faults({**config, "x": {"_target_": "torch.jit.load", "_mode_": "callable"}}, None)
 
 
 def test_the_manifest_has_to_list_all_that_a_config_executes_and_no_more():

@@ -17,14 +17,12 @@ from bundles.archive import zip_bytes
 from bundles.boot import IMPORTS
 from bundles.code_free import inference_config
 from bundles.configs import read_yaml
-from bundles.manifest import json_bytes
+from bundles.manifest import CODE_FREE, NAME, json_bytes
 from bundles.report import CATALOGUE, WARNING
 from bundles.sources import collection
 from bundles.strict_json import parse_json
 from bundles.verifying import verify
 from tests.distribution.built import (
-    CODE_FREE,
-    NAME,
     PACKAGE,
     ZIP,
     code_free,
