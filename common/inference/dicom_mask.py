@@ -74,6 +74,19 @@ class SegmentationSeries:
             return stream.getvalue()
 
 
+def check_dicom_libraries(path: str | Path) -> None:
+    """Make sure that what reads DICOM and writes its masks is installed; `path`, of a DICOM file, is for the message.
+
+    Raises:
+        InputError: if it is not.
+    """
+    with discreet(path):
+        import highdicom
+        import pydicom
+
+        _ = (highdicom, pydicom)
+
+
 def check_dicom_mask(path: str | Path) -> None:
     """Make sure that a mask of the DICOM image at `path` can be encoded.
 

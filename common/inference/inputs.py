@@ -13,7 +13,7 @@ from tqdm import tqdm
 from ..data.reading import SUFFIXES, is_image_file
 from ..errors import InputError
 from .dicom import DICOM_SUFFIXES, is_dicom
-from .dicom_mask import check_dicom_mask
+from .dicom_mask import check_dicom_libraries, check_dicom_mask
 from .images import read_rgb
 from .layout import MASKS, OVERLAYS, RESULTS, RESULTS_UNFINISHED, SEGMENTATIONS, is_results_table
 
@@ -90,6 +90,8 @@ def check_inference_inputs(dataset_dir: str | Path, output_dir: str | Path) -> N
     if output_dir is None or str(output_dir) == "":
         raise InputError("no output folder given; add --output_dir FOLDER")
     _check_output_folder(items, _given_path(dataset_dir), Path(os.path.abspath(os.path.expanduser(str(output_dir)))))
+    if of_dicom := [item["image"] for item in items if is_dicom(item["image"])]:
+        check_dicom_libraries(of_dicom[0])  # told once, and not for each
     faults = []
     for item in tqdm(items, desc="checking images", leave=False, disable=None):
         try:

@@ -156,10 +156,11 @@ def test_an_identifier_longer_than_allowed_is_not_made_another_patients(tmp_path
     assert found.PatientID == pydicom.dcmread(path).PatientID and len(found.PatientID) == 70
 
 
-def test_without_highdicom_it_is_said_what_to_install(tmp_path, picture, monkeypatch):
-    dicom(tmp_path / "in" / "x.dcm", picture, "RGB")
+def test_without_highdicom_it_is_said_once_what_to_install(tmp_path, picture, monkeypatch):
+    for name in ("x.dcm", "y.dcm"):
+        dicom(tmp_path / "in" / name, picture, "RGB")
     monkeypatch.setitem(sys.modules, "highdicom", None)  # as where it is not installed
-    with pytest.raises(InputError, match="highdicom, which is not installed here; pip install"):
+    with pytest.raises(InputError, match=r"x\.dcm: DICOM needs highdicom, which is not .*; pip install [^:]*$"):
         check_inference_inputs(tmp_path / "in", tmp_path / "out")
 
 
