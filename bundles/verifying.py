@@ -27,7 +27,7 @@ from .consistency import (
     source_findings,
 )
 from .executables import executables
-from .manifest import FULL, NAME
+from .manifest import FULL, NAME, json_bytes
 from .opening import Contents, open_folder, open_zip, read_limited, sha256
 from .own_python import LARGEST, OwnPython, other_packages, parse_python, reaches_for
 from .report import CATALOGUE, ERROR, NOTE, SIGNATURE, WARNING, Finding, Report
@@ -210,6 +210,8 @@ def _manifest(contents: Contents) -> Mapping[str, Any]:
     manifest = parse_json(contents.files[NAME], NAME)
     if faults := manifest_faults(manifest):
         raise Refused(faults[0])
+    if json_bytes(manifest) != contents.files[NAME]:
+        raise Refused(f"{NAME} was changed: it says what it says in another form than the packer's")
     return manifest
 
 

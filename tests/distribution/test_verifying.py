@@ -215,6 +215,12 @@ def test_a_manifest_that_says_another_thing_is_refused(tmp_path, change, words):
     refused(write_mini(tmp_path, change=change), *words)
 
 
+def test_a_manifest_in_another_form_is_refused(tmp_path):
+    files = manifested(mini())
+    for changed in (files[NAME][:-1], files[NAME] + b"\n", files[NAME].replace(b": ", b":  ", 1), files[NAME].strip()):
+        refused(write_zip(tmp_path, {**files, NAME: changed}), f"{NAME} was changed")
+
+
 def test_an_origin_that_is_not_whole_is_a_warning(tmp_path):
     for change in ({"modified": True}, {"commit": None}):
         report = verify(write_mini(tmp_path, change=lambda manifest, told=change: manifest["source"].update(told)))
