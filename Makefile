@@ -5,7 +5,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.complete
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint bench pack alone clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -49,6 +49,13 @@ lint: $(STAMP)  ## style and format, as .ci/run checks them
 
 bench: $(STAMP)  ## the tables of parameters, cost, memory and speed
 	@$(RUN) -m benchmarks
+
+pack: $(STAMP)  ## every bundle as a zip to hand on, in dist/: with its Python, and the segmenters without any
+	@$(RUN) -W ignore -m bundles pack all --out dist
+	@$(RUN) -W ignore -m bundles pack all --code_free --out dist
+
+alone: $(STAMP)  ## each zip tried in a new environment that has the packages it lists and nothing else
+	@$(RUN) -W ignore -m tests.distribution.alone
 
 clean:  ## remove the environment and what the demo left; trained models elsewhere stay
 	@rm -rf $(VENV) runs/demo .pytest_cache .ruff_cache build *.egg-info

@@ -28,10 +28,10 @@ SEGMENTER = {
     "inference": ["--image_size", "64"],
 }
 PAINTER = {
-    "training": ["--steps", "2", "--steps_per_epoch", "1", "--batch_size", "2", "--strip_images", "1", "--strip_steps", "2"],
+    "training": [*"--steps 2 --steps_per_epoch 1 --batch_size 2 --strip_images 1 --strip_steps 2".split(" ")],
     "evaluate": ["--steps", "2", "--batch_size", "2"],
     "inference": ["--steps", "2", "--batch_size", "2"],
-}  # fmt: skip
+}
 
 
 class Failed(Exception):

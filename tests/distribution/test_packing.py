@@ -225,3 +225,23 @@ def test_a_link_among_the_files_is_refused(tmp_path):
 def test_an_unknown_bundle_is_told_with_those_that_are_there(packages):
     with pytest.raises(InputError, match="no bundle 'order_polyp'; there are law_brisc"):
         pack(collection(), "order_polyp")
+
+
+_DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml", "ignite": "pytorch-ignite", "skimage": "scikit-image"}
+
+
+@pytest.mark.parametrize("name", BUNDLES)
+def test_what_its_code_imports_when_it_is_loaded_is_listed(packages, name):
+    """`requirements.txt` names each package that a module imports at its head, where no `try` lets it be missing."""
+    folder = packages.unpacked / name
+    listed = {line.split("==")[0] for line in (folder / "requirements.txt").read_text().splitlines() if "==" in line}
+    needed = set()
+    for path in (folder / packages.packed[name].package).rglob("*.py"):
+        for node in ast.parse(path.read_bytes()).body:
+            if isinstance(node, ast.Import):
+                needed |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                needed.add(node.module.split(".")[0])
+    needed -= set(sys.stdlib_module_names)
+    assert {"torch", "monai", "numpy"} <= needed
+    assert {_DISTRIBUTIONS.get(each, each) for each in needed} - listed == set()

@@ -1,0 +1,118 @@
+"""`python -m bundles …` as it is typed: what it prints, its exit codes, and one line for each wrong input."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from bundles.catalogue import entries
+from bundles.sources import bundle_names, collection
+from tests.bundles.contract import REPOSITORY
+
+
+def run(*arguments, cwd=REPOSITORY) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-W", "ignore", "-m", "bundles", *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_the_list_tells_each_bundle_once():
+    ended = run("list")
+    assert ended.returncode == 0, ended.stderr
+    for name in bundle_names(collection()):
+        assert sum(line.startswith(name) for line in ended.stdout.splitlines()) >= 1
+    assert "42,265" in ended.stdout and "research and education only" in ended.stdout
+    found = json.loads(run("list", "--json").stdout)
+    assert found == [each.as_json() for each in entries(collection())]
+
+
+def test_the_catalogues_figures_are_those_of_metadata_and_weights():
+    by_name = {each.name: each for each in entries(collection())}
+    for name, each in by_name.items():
+        metadata = json.loads((REPOSITORY / name / "configs" / "metadata.json").read_text())
+        assert each.version == metadata["version"] and each.task == metadata["task"]
+        measured = metadata.get("eval_metrics", {})
+        assert (each.metric == "") is not bool(measured)
+        assert all(str(value) in each.metric for value in list(measured.values())[:1])
+    assert by_name["order_brisc"].parameters == 42_265 and by_name["law_brisc"].parameters == 5_938_556
+
+
+@pytest.mark.slow
+def test_pack_verify_install_and_roll_back(tmp_path):
+    """From the collection to a hospital's folder and back, by the commands of the page."""
+    out, dest = tmp_path / "dist", tmp_path / "bundles"
+    ended = run("pack", "order_polyps", "--out", out, "--json")
+    assert ended.returncode == 0, ended.stderr
+    (path,) = out.glob("*.zip")
+    assert json.loads(ended.stdout) == {
+        str(path): json.loads((out / "model_info.json").read_text())[path.stem]["sha256"]
+    }
+    assert json.loads((out / f"{path.stem}.cdx.json").read_text())["bomFormat"] == "CycloneDX"
+    ended = run("verify", path)
+    assert ended.returncode == 0 and "origin unproven" in ended.stdout and "own Python" in ended.stdout
+    ended = run("verify", path, "--model_info", out / "model_info.json")
+    assert ended.returncode == 0 and "origin unproven" not in ended.stdout
+    changed = tmp_path / path.name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    changed.write_bytes(content)
+    for command in (["verify", changed], ["install", changed, "--dest", dest]):
+        ended = run(*command, "--model_info", out / "model_info.json")
+        assert ended.returncode == 1 and "REFUSED" in ended.stdout and "SHA-256" in ended.stdout, ended.stderr
+    assert not dest.exists()
+    for _ in range(2):
+        ended = run("install", path, "--dest", dest, "--model_info", out / "model_info.json", "--json")
+        assert ended.returncode == 0, ended.stderr
+    place = json.loads(ended.stdout)["folder"]
+    assert place == str(dest / "order_polyps") and run("verify", place).returncode == 0
+    ended = run("install", "order_polyps", "--dest", dest, "--rollback")
+    assert ended.returncode == 0 and run("verify", place).returncode == 0, ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["pack", "order_polyp", "--out", "OUT"], "no bundle 'order_polyp'; there are law_brisc"),
+        (["pack", "order_polyps"], "--out missing"),
+        (["pack"], "NAME missing"),
+        (["pack", "law_polyps", "--out", "OUT", "--code_free"], "law_polyps paints images"),
+        (["pack", "order_polyps", "--out", "OUT", "--codefree"], "no option --codefree; there are --out, --code_free"),
+        (["export", "order_polyps"], "--format missing: one of torchscript, onnx, pt2"),
+        (["export", "order_polyps", "--format", "h5"], "no format 'h5'"),
+        (["export", "law_brisc", "--format", "onnx"], "law_brisc paints images"),
+        (["install", "a.zip"], "--dest missing"),
+        (["install", "order_polyps", "--dest", "nowhere", "--rollback"], "nowhere"),
+        (["sign", "a.zip"], "--private_key missing"),
+        (["sign", "a.zip", "--private_key", "nowhere.pem"], "a.zip"),
+        (["lock", "nowhere", "requirements.txt"], "nowhere"),
+    ],
+    ids=lambda each: " ".join(each) if isinstance(each, list) else "",
+)
+def test_a_wrong_input_is_one_line_and_nothing_is_written(arguments, line, tmp_path):
+    ended = run(*arguments, cwd=tmp_path)
+    assert ended.returncode == 2, ended.stderr
+    assert ended.stderr.startswith("error: ") and ended.stderr.count("\n") == 1 and line in ended.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("path", ["nowhere.zip", "empty.zip", "text.zip", "folder"])
+def test_what_is_no_bundle_is_refused_in_the_report(path, tmp_path):
+    (tmp_path / "empty.zip").touch()
+    (tmp_path / "text.zip").write_text("a text")
+    (tmp_path / "folder").mkdir()
+    ended = run("verify", path, cwd=tmp_path)
+    assert ended.returncode == 1 and "REFUSED" in ended.stdout and ended.stderr == ""
+
+
+def test_where_no_bundle_is_beside_the_package_it_is_told(tmp_path):
+    """As where the packages were installed without the collection."""
+    for name in ("bundles", "common"):
+        shutil.copytree(REPOSITORY / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    command = [sys.executable, "-W", "ignore", "-m", "bundles", "list"]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": ""})
+    assert (ended.returncode, ended.stdout) == (2, "") and "holds no bundle" in ended.stderr
