@@ -23,14 +23,14 @@ from bundles.packing import Packed, pack
 from bundles.sources import bundle_names, collection
 
 SEGMENTER = {
-    "training": ["--epochs", "1", "--batch_size", "4", "--image_size", "64"],
-    "evaluate": ["--image_size", "64"],
-    "inference": ["--image_size", "64"],
+    "training": {"epochs": 1, "batch_size": 4, "image_size": 64},
+    "evaluate": {"image_size": 64},
+    "inference": {"image_size": 64},
 }
 PAINTER = {
-    "training": [*"--steps 2 --steps_per_epoch 1 --batch_size 2 --strip_images 1 --strip_steps 2".split(" ")],
-    "evaluate": ["--steps", "2", "--batch_size", "2"],
-    "inference": ["--steps", "2", "--batch_size", "2"],
+    "training": {"steps": 2, "steps_per_epoch": 1, "batch_size": 2, "strip_images": 1, "strip_steps": 2},
+    "evaluate": {"steps": 2, "batch_size": 2},
+    "inference": {"steps": 2, "batch_size": 2},
 }
 
 
@@ -88,7 +88,8 @@ def try_alone(packed: Packed, folder: Path, segmenter: Path | None) -> None:
     run = [python, "-W", "ignore", "-m", "monai.bundle", "run"]
     for what, alias in (("training", ["training"]), ("evaluate", []), ("inference", [])):
         config = bundle / "configs" / ("train.json" if what == "training" else f"{what}.json")
-        given = ["--config_file", config, "--dataset_dir", "data", "--output_dir", what, *options[what]]
+        given = ["--config_file", config, "--dataset_dir", "data", "--output_dir", what]
+        given += [part for key, value in options[what].items() for part in (f"--{key}", value)]
         given += ["--segmenter", segmenter] if what == "evaluate" and segmenter else []
         step(what, [*run, *alias, *given], foreign)
     if segments:
