@@ -4,7 +4,8 @@
 
 For each bundle: the zip is unpacked, its requirements.txt installed into an environment of its own (bundles that ask
 for the same share one), a set is drawn by its own code, it is trained, measured and run on it, and a segmenter is
-exported. Prints a line for each step, with its seconds; exit code 1 where one fails.
+exported. Of a segmenter the package without Python is tried too, on images drawn here. Prints a line for each step,
+with its seconds; exit code 1 where one fails.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -19,8 +21,10 @@ import time
 import zipfile
 from pathlib import Path
 
+from bundles.code_free import pack_code_free
 from bundles.packing import Packed, pack
 from bundles.sources import bundle_names, collection
+from common.data.phantoms import prepare_phantoms
 
 SEGMENTER = {
     "training": {"epochs": 1, "batch_size": 4, "image_size": 64},
@@ -28,10 +32,23 @@ SEGMENTER = {
     "inference": {"image_size": 64},
 }
 PAINTER = {
-    "training": {"steps": 2, "steps_per_epoch": 1, "batch_size": 2, "strip_images": 1, "strip_steps": 2},
-    "evaluate": {"steps": 2, "batch_size": 2},
+    "training": {
+        "protocol": "phantoms",
+        "steps": 2,
+        "steps_per_epoch": 1,
+        "batch_size": 2,
+        "strip_images": 1,
+        "strip_steps": 2,
+    },
+    "evaluate": {"protocol": "phantoms", "steps": 2, "batch_size": 2},
     "inference": {"steps": 2, "batch_size": 2},
 }
+
+
+NOT_THERE = """
+from importlib.util import find_spec
+assert [name for name in ("common", "bundles", "benchmarks") if find_spec(name)] == []
+"""
 
 
 class Failed(Exception):
@@ -74,12 +91,7 @@ def try_alone(packed: Packed, folder: Path, segmenter: Path | None) -> None:
         folder: for environments and the bundle's own foreign folder.
         segmenter: weights of ORDER, for the painter that brings none.
     """
-    foreign = folder / packed.name
-    foreign.mkdir()
-    (foreign / packed.file_name).write_bytes(packed.zip())
-    with zipfile.ZipFile(foreign / packed.file_name) as archive:
-        archive.extractall(foreign)
-    bundle = foreign / packed.name
+    foreign, bundle = unpacked(packed, folder)
     python = environment(folder, (bundle / "requirements.txt").read_bytes())
     drawing = [f"{packed.package}.data", "prepare", "phantoms", "../data", "--count", "10", "--test_count", "4"]
     step("draw", [python, "-m", *drawing, "--size", "64"], bundle)
@@ -96,16 +108,40 @@ def try_alone(packed: Packed, folder: Path, segmenter: Path | None) -> None:
         exporting = ["ckpt_export", "network_def", "--filepath", "models/exported.ts", "--ckpt_file", "models/model.pt"]
         exporting += ["--meta_file", "configs/metadata.json", "--config_file", "configs/inference.json"]
         step("export", [python, "-W", "ignore", "-m", "monai.bundle", *exporting], bundle)
-    seen = "import sys\nfor name in ('common', 'bundles', 'order_polyps'):\n    assert __import__('importlib.util')"
-    seen += ".util.find_spec(name) is None, name"
-    step("alone", [python, "-c", seen], foreign)
+    step("alone", [python, "-c", NOT_THERE], foreign)
+
+
+def try_code_free_alone(packed: Packed, folder: Path) -> None:
+    """Run a segmenter without Python on drawn images."""
+    foreign, bundle = unpacked(packed, folder)
+    prepare_phantoms(foreign / "data", count=6, test_count=2, size=64)
+    python = environment(folder, (bundle / "requirements.txt").read_bytes())
+    given = ["--config_file", bundle / "configs" / "inference.json", "--dataset_dir", "data/images"]
+    run = [python, "-W", "ignore", "-m", "monai.bundle", "run", *given, "--output_dir", "masks"]
+    step("inference", run, foreign)
+    if len(list((foreign / "masks").glob("*.png"))) != 8:
+        raise Failed("masks")
+    step("alone", [python, "-c", NOT_THERE], foreign)
+
+
+def unpacked(packed: Packed, folder: Path) -> tuple[Path, Path]:
+    """A new folder with a zip and what it holds, and the bundle's folder in it."""
+    foreign = folder / packed.name
+    shutil.rmtree(foreign, ignore_errors=True)  # of an earlier try
+    foreign.mkdir()
+    (foreign / packed.file_name).write_bytes(packed.zip())
+    with zipfile.ZipFile(foreign / packed.file_name) as archive:
+        archive.extractall(foreign)
+    return foreign, foreign / packed.name
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Try the bundles that are named, or all; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME")
-    parser.add_argument("--keep", type=Path, help="a new folder in which all of it stays")
+    parser.add_argument(
+        "--keep", type=Path, help="a folder in which all of it stays, and the environments are found again"
+    )
     given = parser.parse_args(arguments)
     root = collection()
     with tempfile.TemporaryDirectory() as temporary:
@@ -120,6 +156,10 @@ def main(arguments: list[str] | None = None) -> int:
             try:
                 brings = "models/segmenter.pt" in packed.files or name.startswith("order_")
                 try_alone(packed, folder.resolve(), None if brings else segmenter)
+                if name.startswith("order_"):
+                    code_free = pack_code_free(root, name)
+                    print(f"{code_free.file_name}", flush=True)
+                    try_code_free_alone(code_free, folder.resolve())
             except Failed as step_:
                 failed.append(f"{name}: {step_}")
     print("\n".join(f"failed: {each}" for each in failed) or "all of them run alone")

@@ -21,6 +21,7 @@ from bundles.configs import packed_config, sister_of
 from bundles.executables import executables
 from bundles.packing import pack, read_model_info, write_zips
 from bundles.sources import bundle_names, collection
+from bundles.verifying import verify
 from common.errors import InputError
 from tests.bundles.contract import REPOSITORY
 
@@ -245,3 +246,12 @@ def test_what_its_code_imports_when_it_is_loaded_is_listed(packages, name):
     needed -= set(sys.stdlib_module_names)
     assert {"torch", "monai", "numpy"} <= needed
     assert {_DISTRIBUTIONS.get(each, each) for each in needed} - listed == set()
+
+
+@pytest.mark.parametrize("name", BUNDLES)
+def test_it_verifies(packages, name):
+    """The zip by its hash, and the folder that it unpacks to."""
+    digest = hashlib.sha256(packages.zips[name].read_bytes()).hexdigest()
+    report = verify(packages.zips[name], sha256=digest)
+    assert report.errors == () and report.origin == "catalogue"
+    assert verify(packages.unpacked / name).errors == ()
