@@ -45,6 +45,15 @@ _NAMES = (
     ".hidden",
     "a/../../b",
 )
+_HOSTILE = (
+    "__import__",
+    "__class__",
+    "os.system",
+    "%x.json",
+    '"_mode_": "debug"',
+    '"_target_": "$',
+    '"_target_": null',
+)
 _NUMBERS = (0, 1, 0x7F, 0xFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF)
 _FORBIDDEN = (
     "os.system",
@@ -127,13 +136,21 @@ def fuzz(data: bytes, name: str, mutations: int, seed: int = 0) -> Outcome:
                 continue
             if unforeseen := [text for text in found.errors if UNEXPECTED in text]:
                 outcome.failed.append(f"{label}: {unforeseen[0]}")
-            if found.ok and read.files == contents.files and read.top == contents.top:
+            if found.ok and (hostile := _hostile(read.files)):
+                outcome.differing.append(f"{label}: accepted with {hostile!r}")
+            elif found.ok and read.files == contents.files and read.top == contents.top:
                 outcome.same += 1
             elif found.ok and kind == "forged":
                 outcome.forged += 1
             elif found.ok:
                 outcome.differing.append(label)
     return outcome
+
+
+def _hostile(files: dict[str, bytes]) -> str | None:
+    # What `_value_changed` puts into configs to be executed, looked for without any of the checks' own code.
+    configs = b"".join(content for name, content in files.items() if name.startswith("configs/"))
+    return next((text for text in _HOSTILE if text.encode() in configs), None)
 
 
 # ---- what is watched -----------------------------------------------------------------------------------------------

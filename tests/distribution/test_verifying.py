@@ -202,6 +202,7 @@ NOTHING = {"targets": [], "expressions": []}
         (lambda manifest: manifest.pop("python"), ("python",)),
         (lambda manifest: manifest["python"].pop(), ("list of the bundle's Python files",)),
         (lambda manifest: manifest["licence"].update(data="Free for all."), ("data_license.txt",)),
+        (lambda manifest: manifest["licence"].update(code="none"), ("licence#code",)),
         (lambda manifest: manifest["requires"]["packages"].pop("torch"), ("torch", "requirements.txt")),
         (lambda manifest: manifest["requires"]["packages"].update(evil="1.0"), ("evil",)),
         (lambda manifest: manifest["requires"].update(python=">=3.11; evil"), ("python",)),
