@@ -5,6 +5,7 @@
 Each mutation is verified twice. Against the hash of the original none may be accepted. Without it one may be accepted
 only where all that is read from it is what is read from the original, or where it is a forgery: content changed and
 the manifest made to fit, which only a hash or a signature can tell, and which may still execute nothing off the lists.
+What is accepted has to be read by `zipfile` as it was here.
 """
 
 from __future__ import annotations
@@ -138,6 +139,8 @@ def fuzz(data: bytes, name: str, mutations: int, seed: int = 0) -> Outcome:
                 outcome.failed.append(f"{label}: {unforeseen[0]}")
             if found.ok and (hostile := _hostile(read.files)):
                 outcome.differing.append(f"{label}: accepted with {hostile!r}")
+            elif found.ok and _by_zipfile(changed) != {f"{read.top}/{each}": text for each, text in read.files.items()}:
+                outcome.differing.append(f"{label}: zipfile reads another content")
             elif found.ok and read.files == contents.files and read.top == contents.top:
                 outcome.same += 1
             elif found.ok and kind == "forged":
@@ -145,6 +148,14 @@ def fuzz(data: bytes, name: str, mutations: int, seed: int = 0) -> Outcome:
             elif found.ok:
                 outcome.differing.append(label)
     return outcome
+
+
+def _by_zipfile(data: bytes) -> dict[str, bytes] | None:
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            return {name: archive.read(name) for name in archive.namelist()}
+    except Exception:
+        return None
 
 
 def _hostile(files: dict[str, bytes]) -> str | None:
