@@ -36,6 +36,8 @@ DATA = "data"
 SOURCE = "label"  # of the pairs
 LISTS = {"training": "train#dataset#data", "validation": "validate#dataset#data"}
 LOADER = "CheckpointLoader"  # MONAI Label's own, by which it says what to begin with
+# For a dozen images and weights that are good already: small batches, for an epoch is then more than one step.
+SETTINGS = {"recipe": "label", "learning_rate": 0.001, "batch_size": 4}
 
 
 @reports_input_errors
@@ -130,7 +132,7 @@ def _redirect(config: ConfigParser, models: Path) -> None:
             "protocol": None,
             "synthetic_dir": None,
             "output_dir": str(work),
-            "recipe": "label",
+            **SETTINGS,
             "resume": False,
             "pretrained": begins[0] if begins else None,
             "epochs": config.get("train#trainer#max_epochs"),
