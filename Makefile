@@ -5,7 +5,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.complete
 
-.PHONY: help demo test lint bench pack alone clean
+.PHONY: help demo test lint bench pack alone label clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -57,5 +57,20 @@ pack: $(STAMP)  ## every bundle as a zip to hand on, in dist/: with its Python, 
 alone: $(STAMP)  ## each zip tried in a new environment that has the packages it lists and nothing else
 	@$(RUN) -W ignore -m tests.distribution.alone
 
+LABEL := .venv-label
+LABEL_RUN := $(LABEL)/bin/python
+LABEL_STAMP := $(LABEL)/.complete
+
+# An environment of its own (constraints-label.txt says why); pip reads dependency groups from 25.1 on.
+$(LABEL_STAMP): pyproject.toml constraints-label.txt | $(STAMP)
+	@echo "building $(LABEL) (once; a few minutes)"
+	@test -e $@ || $(PYTHON) -m venv --clear $(LABEL)
+	@$(LABEL_RUN) -m pip install -qq --disable-pip-version-check 'pip>=25.1'
+	@$(LABEL_RUN) -m pip install -qq --disable-pip-version-check -c constraints-label.txt --group label
+	@touch $@
+
+label: $(STAMP) $(LABEL_STAMP)  ## the packed bundles in a MONAI Label server: infer, train, least certain first
+	@$(LABEL_RUN) -W ignore -m tests.label --packer $(RUN)
+
 clean:  ## remove the environment and what the demo left; trained models elsewhere stay
-	@rm -rf $(VENV) runs/demo .pytest_cache .ruff_cache build *.egg-info
+	@rm -rf $(VENV) $(LABEL) runs/demo .pytest_cache .ruff_cache build *.egg-info
