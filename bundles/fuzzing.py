@@ -11,6 +11,7 @@ What is accepted has to be read by `zipfile` as it was here.
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import random
 import sys
@@ -112,7 +113,7 @@ def fuzz(data: bytes, name: str, mutations: int, seed: int = 0) -> Outcome:
     Args:
         data: a zip that verifies.
         name: of its file.
-        mutations: how many.
+        mutations: how many; what leaves the zip as it is counts for none.
         seed: of what is done to it; the same seed does the same.
     """
     generator, outcome, path = random.Random(seed), Outcome(), Path(name)
@@ -121,7 +122,9 @@ def fuzz(data: bytes, name: str, mutations: int, seed: int = 0) -> Outcome:
         raise InputError(f"{name} does not verify before it is changed: {report.errors[0]}")
     digest, files = sha256(data), read_archive(data)
     with _watched(outcome.executed):
-        for number in range(mutations):
+        for number in itertools.count():
+            if outcome.mutations.total() == mutations:
+                break
             kind = generator.choice(sorted(_KINDS))
             changed = _KINDS[kind](data, files, generator)
             if changed == data:

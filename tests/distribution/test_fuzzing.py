@@ -23,7 +23,7 @@ def test_thousands_of_mutations(tmp_path):
     """Of a small bundle; ``python -m bundles.fuzzing ZIP`` does the same to any."""
     outcome = fuzz(write_mini(tmp_path).read_bytes(), ZIP, MUTATIONS)
     assert outcome.ok, "\n".join(outcome.lines())
-    assert outcome.mutations.total() > 0.95 * MUTATIONS and min(outcome.mutations.values()) > MUTATIONS / 10
+    assert outcome.mutations.total() == MUTATIONS and min(outcome.mutations.values()) > MUTATIONS / 10
     # Mutations that reach no check would prove nothing: forged ones pass the archive and the manifest.
     assert 0 < outcome.forged < outcome.mutations["forged"]
 
