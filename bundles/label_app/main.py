@@ -28,12 +28,14 @@ from monailabel.tasks.activelearning.random import Random
 from monailabel.tasks.infer.bundle import BundleInferTask
 from monailabel.tasks.train.bundle import BundleTrainTask
 from monailabel.transform.post import FindContoursd
+from monailabel.transform.writer import PolygonWriter
 from monailabel.utils.others.generic import name_to_device
 
 logger = logging.getLogger(__name__)
 
 LEAST_CERTAIN = "least_certain"
 MARKED = 255  # the lesion in a mask file
+OUTLINES_ALONE = ("asap", "dsa")  # kinds of files that hold polygons
 
 
 def segments(bundle: Path) -> bool:
@@ -53,7 +55,8 @@ def find_segmenters(models: Path, names: str = "all") -> dict[str, Path]:
     Raises:
         ValueError: if there is none of a name, or none at all.
     """
-    there = {path.parents[1].name: path.parents[1] for path in sorted(models.glob("*/configs/metadata.json"))}
+    found = (path.parents[1] for path in sorted(models.glob("*/configs/metadata.json")))
+    there = {path.name: path for path in found if not path.name.startswith(".")}
     wanted = list(there) if names == "all" else [name.strip() for name in names.split(",")]
     if missing := [name for name in wanted if name not in there]:
         raise ValueError(f"{models} holds no bundle {', '.join(missing)}; there are {', '.join(there) or 'none'}")
@@ -74,6 +77,13 @@ class SegmenterTask(BundleInferTask):
         labels = dict.fromkeys(self.labels, MARKED)
         outlines = FindContoursd(keys=self.key_pred, labels=labels, min_positive=1, min_poly_area=1)
         return [*super().post_transforms(data), outlines]
+
+    def writer(self, data: dict[str, Any], extension: str | None = None, dtype: Any = None) -> tuple[Any, dict]:
+        """The mask file, and outlines beside it; for who asks for outlines alone, as QuPath's plugin does, those."""
+        if data.get("output") in OUTLINES_ALONE:
+            return PolygonWriter(label=self.output_label_key, json=self.output_json_key)(data)
+        file, told = super().writer(data, extension, dtype)
+        return file, {**told, "annotations": [dict(told)]}
 
 
 class EntropyScoring(ScoringMethod):

@@ -23,7 +23,7 @@ from monai.bundle import ConfigParser
 from PIL import Image, ImageDraw
 
 from tests.label import material
-from tests.label.server import REPOSITORY, Server, ask_as_cvat
+from tests.label.server import REPOSITORY, Server, ask_as_cvat, ask_as_qupath
 
 SEGMENTERS = ("order_brisc", "order_polyps")
 LABELLED = 16  # of the images; the others stay for what is least certain
@@ -140,19 +140,21 @@ class Check:
         return found
 
     def outlines(self, server: Server) -> str:
-        """The function that MONAI Label ships for CVAT gets polygons that are the mask's."""
-        overlaps = {}
-        for image in ("odd", "palette"):
-            (path,) = self.studies.glob(f"{image}.*")
-            polygons = ask_as_cvat(server, "order_polyps", path)
-            drawn = Image.new("L", Image.open(path).size)
-            for polygon in polygons:
-                expect(polygon["label"] == "polyp" and polygon["type"] == "polygon", f"{polygon}")
-                ImageDraw.Draw(drawn).polygon(polygon["points"], fill=1, outline=1)
-            overlaps[image] = dice(np.asarray(drawn) > 0, self.runs["order_polyps"][image] > 0)
-        # It sends the image on as a JPEG of lower quality, so that a pixel here and there is another.
-        expect(min(overlaps.values()) > 0.9, f"the polygons are not the mask's: {overlaps}")
-        return f"polygons of {len(overlaps)} images, Dice with their masks {min(overlaps.values()):.3f} at least"
+        """What the clients for CVAT and QuPath are answered: polygons, that are the mask's."""
+        lowest = {}
+        for client, ask in (("CVAT", ask_as_cvat), ("QuPath", ask_as_qupath)):
+            overlaps = []
+            for image in ("odd", "palette"):
+                (path,) = self.studies.glob(f"{image}.*")
+                drawn = Image.new("L", Image.open(path).size)
+                for label, polygon in ask(server, "order_polyps", path):
+                    expect(label == "polyp", f"{client}: {label}")
+                    ImageDraw.Draw(drawn).polygon(polygon, fill=1, outline=1)
+                overlaps.append(dice(np.asarray(drawn) > 0, self.runs["order_polyps"][image] > 0))
+            # CVAT's function sends the image on as a JPEG, so that a pixel here and there is another.
+            lowest[client] = min(overlaps)
+            expect(lowest[client] > 0.9, f"{client}: the polygons are not the mask's: {overlaps}")
+        return ", ".join(f"{client} {overlap:.3f}" for client, overlap in lowest.items()) + " Dice of polygons and mask"
 
     def refuse(self, server: Server) -> str:
         """A label of another size than its image: one line, and nothing is changed."""
@@ -217,7 +219,7 @@ class Check:
             self.step("the collection's app", lambda: self.offers(server))
             self.step("infer", lambda: self.compare(server))
             self.step("least certain first", lambda: self.least_certain(server))
-            self.step("CVAT's function", lambda: self.outlines(server))
+            self.step("polygons for CVAT, QuPath", lambda: self.outlines(server))
             self.step("a wrong label", lambda: self.refuse(server))
             self.step("train, infer", lambda: self.train(server))
             self.step("least certain after it", lambda: self.rescored(server))

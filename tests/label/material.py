@@ -105,7 +105,7 @@ def run_masks(bundle: Path, images: Path, out: Path, **options: str) -> dict[str
     """The masks that ``python -m monai.bundle run`` writes, by the images' ids."""
     command = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run"]
     command += ["--config_file", str(bundle / "configs" / "inference.json"), "--dataset_dir", str(images)]
-    command += ["--output_dir", str(out), "--device", "cpu"]
+    command += ["--output_dir", str(out), "--device", "cpu", "--overlay", "False"]
     for key, value in options.items():
         command += [f"--{key}", value]
     subprocess.run(command, cwd=out.parent, check=True, capture_output=True)

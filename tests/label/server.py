@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import requests
@@ -138,7 +139,10 @@ class Server:
         return self.request("POST", f"/activelearning/{strategy}", json={}).json()["id"]
 
 
-def ask_as_cvat(server: Server, model: str, image: Path) -> list[dict[str, Any]]:
+Polygon = tuple[str, list]  # its label; x and y in turn, or points
+
+
+def ask_as_cvat(server: Server, model: str, image: Path) -> list[Polygon]:
     """What CVAT would be answered: by the function that MONAI Label ships for it, called as CVAT calls it."""
     path = Path(sys.prefix) / "monailabel" / "plugins" / "cvat" / "detector.py"
     spec = importlib.util.spec_from_file_location("cvat_detector", path)
@@ -150,4 +154,16 @@ def ask_as_cvat(server: Server, model: str, image: Path) -> list[dict[str, Any]]
     os.environ |= {"MONAI_LABEL_SERVER": f"http://127.0.0.1:{server.port}", "MONAI_LABEL_MODEL": model}
     detector.init_context(context)
     event = SimpleNamespace(body={"image": base64.b64encode(image.read_bytes())})
-    return json.loads(detector.handler(context, event))
+    return [(each["label"], each["points"]) for each in json.loads(detector.handler(context, event))]
+
+
+def ask_as_qupath(server: Server, model: str, image: Path) -> list[Polygon]:
+    """What QuPath would be answered: the request that its plugin makes for a PNG or JPEG, and ASAP's XML."""
+    asked = {"location": [0, 0], "size": [0, 0], "tile_size": [1024, 1024], "min_poly_area": 30, "params": {}}
+    query = {"image": image.stem, "output": "asap"}
+    answer = ElementTree.fromstring(server.request("POST", f"/infer/wsi/{model}", params=query, json=asked).content)
+    found = []
+    for each in answer.iter("Annotation"):
+        points = sorted(each.iter("Coordinate"), key=lambda point: int(point.get("Order")))
+        found.append((each.get("PartOfGroup"), [(float(point.get("X")), float(point.get("Y"))) for point in points]))
+    return found
