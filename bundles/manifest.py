@@ -40,9 +40,9 @@ def packages_of(metadata: Mapping[str, Any]) -> dict[str, str]:
 
 def first_paragraph(text: str) -> str:
     """The first paragraph below a title of plain text, as one line."""
-    paragraphs = [part.split("\n") for part in text.split("\n\n")]
-    body = [lines for lines in paragraphs if len(lines) < 2 or not set(lines[1]) <= set("=-") or len(lines) > 2]
-    return " ".join(line.strip() for line in body[0])
+    paragraphs = [part.strip().split("\n") for part in text.strip().split("\n\n")]
+    body = [lines for lines in paragraphs if not (len(lines) == 2 and lines[1] and set(lines[1]) <= set("=-"))]
+    return " ".join(line.strip() for line in body[0]) if body else ""
 
 
 def build_manifest(

@@ -19,6 +19,7 @@ from monai.bundle import ConfigParser
 from bundles.boot import BOOT
 from bundles.configs import packed_config, sister_of
 from bundles.executables import executables
+from bundles.manifest import first_paragraph
 from bundles.packing import pack, read_model_info, write_zips
 from bundles.sources import bundle_names, collection
 from bundles.verifying import verify
@@ -255,3 +256,17 @@ def test_it_verifies(packages, name):
     report = verify(packages.zips[name], sha256=digest)
     assert report.errors == () and report.origin == "catalogue"
     assert verify(packages.unpacked / name).errors == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "paragraph"),
+    [
+        ("Title\n=====\n\nOne line\nand another.\n\nNext.\n", "One line and another."),
+        ("One line.\n", "One line."),
+        ("Two\nlines.\n\nNext.", "Two lines."),
+        ("Title\n-----\n", ""),
+        ("", ""),
+    ],
+)
+def test_a_licence_is_told_by_its_first_paragraph(text, paragraph):
+    assert first_paragraph(text) == paragraph
