@@ -2,8 +2,8 @@
 
     python -m benchmarks.least_certain order_polyps DIR [--images 150] [--protocol P]
 
-The score by which the collection's MONAI Label app serves images, entropy a pixel of lesion, and beside it the plain mean
-entropy: Spearman's rank correlation of each with 1 - Dice, and the mean Dice of the least and most certain fifths.
+The score by which the collection's MONAI Label app serves images, entropy a pixel of lesion, and beside it the plain
+mean entropy: Spearman's rank correlation of each with 1 - Dice, and the mean Dice of the least and most certain fifths.
 """
 
 from __future__ import annotations
