@@ -11,8 +11,7 @@ from typing import Any
 
 from common.errors import InputError
 
-from .allowed import CODE_FREE_TARGETS
-from .boot import FIND_FOLDER, IMPORTS
+from .code_free_config import READS, SUFFIX, VALUES, inference_config
 from .configs import read_yaml, render
 from .exporting import FORMATS, TOLERANCE, require_segmenter
 from .manifest import CODE_FREE, NAME, build_manifest, json_bytes, packages_of
@@ -20,22 +19,7 @@ from .model_card import model_card
 from .packing import CARD, Packed, requirements
 from .sources import find_bundle, metadata_of, read_tree
 
-SUFFIX = "_code_free"
-_READS = ".png .jpg .jpeg .bmp .tif .tiff"
 _PACKAGES = ("fire", "pillow", "pytorch-ignite", "tqdm")  # of the full bundle's; MONAI's reader, engine and commands
-
-# Wrong inputs, told in a line each before any work; a config has no other means without code.
-_CHECKS = (
-    "$@dataset_dir or exit('error: give --dataset_dir, a folder of images')",
-    f"$@items or exit('error: no image in ' + str(@dataset_dir) + '; the kinds are {_READS}')",
-    "$len({Path(i['image']).stem for i in @items}) == len(@items) or exit('error: two images have one name')",
-    "$not any(Path(@output_dir).glob('*')) or exit('error: ' + @output_dir + ' is not empty; name a new folder')",
-)
-_ITEMS = (
-    "$[{'image': str(p)} for p in sorted(Path(@dataset_dir).glob('*'))"
-    f" if p.suffix.lower() in {tuple(_READS.split())!r}] if @dataset_dir else []"
-)
-_RGB = "$lambda image: image.convert('RGB')"
 
 
 def pack_code_free(root: Path, name: str) -> Packed:
@@ -58,7 +42,7 @@ def pack_code_free(root: Path, name: str) -> Packed:
         CARD: model_card(metadata, name=name).encode(),
         "configs/metadata.json": json_bytes(metadata),
         "configs/logging.conf": (folder / "configs" / "logging.conf").read_bytes(),
-        "configs/inference.json": render(inference_config(full, name)),
+        "configs/inference.json": render(inference_config(name, **{key: full[key] for key in VALUES})),
         "requirements.txt": requirements(packages_of(metadata)),
     }
     for form in ("torchscript", "onnx"):
@@ -67,55 +51,6 @@ def pack_code_free(root: Path, name: str) -> Packed:
     whole, version = name + SUFFIX, metadata["version"]
     files[NAME] = build_manifest(whole, version, CODE_FREE, None, tree, packages_of(metadata), files)
     return Packed(whole, version, CODE_FREE, None, files)
-
-
-def inference_config(full: dict[str, Any], name: str) -> dict[str, Any]:
-    """The inference of a segmenter by MONAI's classes alone.
-
-    Args:
-        full: the bundle's own inference config, whose sizes, ranges and threshold are taken over.
-        name: of the bundle.
-    """
-    steps = {step["_target_"]: step for step in full["preprocessing"]["transforms"]}
-    # MONAI's reader and writer both turn width and height; what the network sees is turned back between them.
-    transforms = [
-        {"_target_": "LoadImaged", "keys": "image", "reader": {"_target_": "PILReader", "converter": _RGB}},
-        steps["EnsureChannelFirstd"],
-        {"_target_": "Transposed", "keys": "image", "indices": [0, 2, 1]},
-        steps["Resized"],
-        steps["ScaleIntensityRanged"],
-    ]
-    kept = [step for step in full["postprocessing"]["transforms"] if step["_target_"] in CODE_FREE_TARGETS]
-    saved = {
-        "_target_": "SaveImaged", "keys": "pred", "output_dir": "@output_dir", "output_postfix": "",
-        "output_ext": ".png", "output_dtype": "$np.uint8", "scale": 255, "resample": False, "separate_folder": False,
-        "writer": "PILWriter", "print_log": False,
-    }  # fmt: skip
-    return {
-        "dataset_dir": None,
-        "output_dir": f"runs/{name}{SUFFIX}/masks",
-        "batch_size": full["batch_size"],
-        "num_workers": full["num_workers"],
-        "image_size": full["image_size"],
-        "threshold": full["threshold"],
-        "device": full["device"],
-        "imports": [*IMPORTS, "$from pathlib import Path"],
-        "bundle_root": FIND_FOLDER,
-        "checkpoint": "$@bundle_root + '/models/model.ts'",
-        "network_def": {"_target_": "torch.jit.load", "f": "@checkpoint", "map_location": "@device"},
-        "network": "@network_def",
-        "preprocessing": {"_target_": "Compose", "transforms": transforms},
-        "items": _ITEMS,
-        "dataset": {"_target_": "Dataset", "data": "@items", "transform": "@preprocessing"},
-        "dataloader": full["dataloader"],
-        "inferer": {"_target_": "SimpleInferer"},
-        "postprocessing": {"_target_": "Compose", "transforms": [*kept, saved]},
-        "handlers": [{"_target_": "ignite.handlers.ProgressBar", "desc": "inference"}],
-        "evaluator": full["evaluator"],
-        "initialize": ["$monai.utils.set_determinism(seed=0)"],
-        "run": [*_CHECKS, "$@evaluator.run()"],
-        "inference": "@run",
-    }
 
 
 def _metadata(full: dict[str, Any]) -> dict[str, Any]:
@@ -139,7 +74,7 @@ pip install -r requirements.txt
 python -m monai.bundle run --config_file configs/inference.json --dataset_dir IMAGES --output_dir MASKS
 ```
 
-`IMAGES` is a folder of images ({_READS}), without its subfolders. `MASKS` is a new folder, which receives a mask for
+`IMAGES` is a folder of images ({READS}), without its subfolders. `MASKS` is a new folder, which receives a mask for
 each: PNG, 8 bit, 0 and 255, of the image's width and height. Colours other than RGB are converted; of an image with
 transparency the colours below it are taken, where the full bundle lays it over black. There is no training, no table
 and no overlay.
@@ -162,5 +97,6 @@ def _exported_apart(root: Path, name: str, form: str) -> bytes:
         )
         if ended.returncode:
             raise InputError((ended.stderr.strip().splitlines() or ["export failed"])[-1].removeprefix("error: "))
-        assert json.loads(ended.stdout)["largest_difference"] <= TOLERANCE
+        if not json.loads(ended.stdout)["largest_difference"] <= TOLERANCE:
+            raise InputError(f"{name} as {form} is not the same network; nothing was packed")
         return file.read_bytes()

@@ -17,6 +17,7 @@ from .allowed import (
     TAKES_COMPONENT,
     TARGETS,
 )
+from .code_free_config import config_fault
 from .executables import TARGET, executables
 from .expressions import expression_fault
 from .own_python import OwnPython
@@ -49,6 +50,12 @@ def config_faults(name: str, config: Any, own: OwnPython | None) -> Iterator[str
         elif fault := _target_fault(part.text, own):
             yield f"{place}: {fault}"
     yield from _key_faults(name, config, "", LITERALS if own else CODE_FREE_LITERALS)
+
+
+def code_free_faults(path: str, config: Any, name: str) -> Iterator[str]:
+    """Where the config of a bundle without code is another than the one that all of them have."""
+    if isinstance(config, Mapping) and path not in (METADATA,) and (fault := config_fault(config, name)):
+        yield f"{path}: {fault}"
 
 
 def _target_fault(target: str, own: OwnPython | None) -> str | None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from .archives import Refused
-from .config_checks import LOGGING, METADATA, config_faults, executes_faults, logging_faults
+from .config_checks import LOGGING, METADATA, code_free_faults, config_faults, executes_faults, logging_faults
 from .consistency import (
     file_findings,
     installed_findings,
@@ -261,6 +261,8 @@ def _configs(bundle: _Bundle) -> Iterator[Finding]:
     for path, config in bundle.configs.items():
         for fault in [*config_faults(path, config, bundle.own), *executes_faults(path, config, told)]:
             yield Finding(ERROR, fault)
+        if bundle.own is None:
+            yield from (Finding(ERROR, fault) for fault in code_free_faults(path, config, bundle.manifest["name"]))
     for path in sorted(set(told) - set(bundle.contents.files)):
         yield Finding(ERROR, f"{NAME}, executes: there is no {path}")
     if LOGGING in bundle.contents.files:

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bundles.code_free import inference_config, pack_code_free
+from bundles.code_free import pack_code_free
+from bundles.code_free_config import VALUES, config_fault, inference_config
 from bundles.configs import read_yaml
-from bundles.executables import executables
 from bundles.packing import Packed
 from bundles.sources import collection
 from bundles.verifying import verify
@@ -37,13 +37,44 @@ def code_free(tmp_path_factory) -> tuple[Packed, Path, Path]:
 
 
 @pytest.mark.parametrize("name", SEGMENTERS)
-def test_its_config_takes_sizes_and_threshold_from_the_bundles_own(name):
+def test_its_config_does_what_the_bundles_own_does(name):
+    """The same steps with the same arguments, but for the reader, the turn that it needs, and who writes."""
     full = read_yaml(REPOSITORY / name / "configs" / "inference.yaml")
-    config = inference_config(full, name)
-    assert {key: config[key] for key in ("image_size", "threshold", "batch_size")} == {
-        key: full[key] for key in ("image_size", "threshold", "batch_size")
-    }
-    assert not [part for part in executables(config) if "common" in part.text]
+    config = inference_config(name, **{key: full[key] for key in VALUES})
+    assert {key: config[key] for key in VALUES} == {key: full[key] for key in VALUES}
+
+    def steps(of: dict, key: str, leave: set[str]) -> list[dict]:
+        return [step for step in of[key]["transforms"] if step["_target_"] not in leave]
+
+    own = {"LoadImaged", "Transposed", "CopyItemsd", "SaveImaged"}
+    for key in ("preprocessing", "postprocessing"):
+        assert steps(config, key, own) == steps(full, key, own)
+    same = ("device", "dataloader", "evaluator")
+    assert {key: config[key] for key in same} == {key: full[key] for key in same}
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda c: c["postprocessing"]["transforms"][-1].update(output_dir="@dataset_dir"), "postprocessing is not as"),
+        (lambda c: c.update(items=[{"image": "docs/figure.txt"}]), "items is not as"),
+        (lambda c: c["evaluator"].update(compile=True), "evaluator is not as"),
+        (lambda c: c["preprocessing"]["transforms"][3].update(anti_aliasing=1), "preprocessing is not as"),
+        (lambda c: c.update(more="text"), "more is not as"),
+        (lambda c: c.pop("inference"), "inference is not as"),
+        (lambda c: c.update(batch_size=True), "batch_size is True"),
+        (lambda c: c.update(image_size="$[256]"), "image_size is"),
+        (lambda c: c.update(threshold=float("nan")), "threshold is nan"),
+        (lambda c: c["run"].reverse(), "run is not as"),
+    ],
+)
+def test_any_other_config_is_refused(change, told):
+    values = {"image_size": 256, "threshold": 0.5, "batch_size": 4, "num_workers": 0}
+    config = json.loads(json.dumps(inference_config("order_polyps", **values)))
+    assert config_fault(config, "order_polyps_code_free") is None
+    change(config)
+    assert told in config_fault(config, "order_polyps_code_free")
+    assert "output_dir is not as" in config_fault(inference_config("order_polyps", **values), "order_brisc_code_free")
 
 
 def test_a_painter_has_none():

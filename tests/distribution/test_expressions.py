@@ -8,14 +8,12 @@ import pytest
 from monai.bundle import ConfigParser, workflows
 from monai.bundle.reference_resolver import ReferenceResolver
 
-from bundles import allowed, code_free
+from bundles import allowed, code_free_config
 from bundles.archives import Refused
 from bundles.config_checks import config_faults, executes_faults, logging_faults
-from bundles.configs import read_yaml
 from bundles.executables import executables
 from bundles.expressions import computes_only, expression_fault
 from bundles.own_python import OwnPython, other_packages, parse_python, reaches_for
-from bundles.sources import collection
 from tests.distribution.built import LOGGING, PACKAGE, inference, mini
 
 OWN = OwnPython(PACKAGE, {path: parse_python(content, path) for path, content in mini().items() if path[-3:] == ".py"})
@@ -40,8 +38,7 @@ def test_the_lists_hold_what_packed_configs_execute_and_nothing_else(packages):
 
 
 def _code_free_config() -> dict:
-    full = read_yaml(collection() / "order_polyps" / "configs" / "inference.yaml")
-    return code_free.inference_config(full, "order_polyps")
+    return code_free_config.inference_config("order_polyps", image_size=256, threshold=0.5, batch_size=4, num_workers=0)
 
 
 def test_the_list_without_code_holds_what_that_config_executes_and_nothing_else():

@@ -15,8 +15,7 @@ import pytest
 from bundles import verifying
 from bundles.archive import zip_bytes
 from bundles.boot import IMPORTS
-from bundles.code_free import inference_config
-from bundles.configs import read_yaml
+from bundles.code_free_config import inference_config
 from bundles.manifest import CODE_FREE, NAME, json_bytes
 from bundles.report import CATALOGUE, WARNING
 from bundles.sources import collection
@@ -35,6 +34,8 @@ from tests.distribution.built import (
     write_zip,
 )
 from tests.distribution.test_pickles import Touches
+
+VALUES = {"image_size": 64, "threshold": 0.5, "batch_size": 1, "num_workers": 0}  # of a config without code
 
 
 def refused(path, *words: str, **options) -> None:
@@ -62,8 +63,7 @@ def test_what_the_packer_makes_is_accepted_zipped_and_unpacked(packages):
 
 def test_the_small_bundles_of_these_tests_are_accepted(tmp_path):
     assert verify(write_mini(tmp_path)).errors == ()
-    full = read_yaml(collection() / "order_polyps" / "configs" / "inference.yaml")
-    path = write_zip(tmp_path, manifested(code_free(inference_config(full, "mini")), CODE_FREE))
+    path = write_zip(tmp_path, manifested(code_free(inference_config("mini", **VALUES)), CODE_FREE))
     report = verify(path)
     assert report.errors == () and report.kind == CODE_FREE and report.python == ()
 
@@ -166,8 +166,7 @@ def test_a_file_where_none_of_its_kind_may_lie_is_refused(tmp_path, path):
 
 @pytest.mark.parametrize("path", [f"{PACKAGE}/a.py", "a.py", "a.pyc", "models/a.so", "models/model.pt", "a.pth"])
 def test_without_code_there_is_no_file_of_code(tmp_path, path):
-    full = read_yaml(collection() / "order_polyps" / "configs" / "inference.yaml")
-    files = {**code_free(inference_config(full, "mini")), path: b"x = 1\n"}
+    files = {**code_free(inference_config("mini", **VALUES)), path: b"x = 1\n"}
     refused(write_zip(tmp_path, manifested(files, CODE_FREE)), path)
 
 
