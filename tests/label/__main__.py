@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import logging
 import re
 import shutil
 import sys
@@ -23,7 +24,7 @@ from monai.bundle import ConfigParser
 from PIL import Image, ImageDraw
 
 from tests.label import material
-from tests.label.server import REPOSITORY, Server, ask_as_cvat, ask_as_qupath
+from tests.label.server import REPOSITORY, Server, ask_as_cvat, ask_as_qupath, ask_as_slicer
 
 SEGMENTERS = ("order_brisc", "order_polyps")
 LABELLED = 16  # of the images; the others stay for what is least certain
@@ -98,8 +99,11 @@ class Check:
         return f"{', '.join(info['models'])}; strategies {', '.join(info['strategies'])}"
 
     def compare(self, server: Server) -> str:
-        """By id and by upload, PNG and JPEG of every kind: equal to the run to the pixel."""
-        return f"{self._compare(server, self.masks)} answers equal to monai.bundle run to the pixel"
+        """By id and by upload, PNG and JPEG of every kind: equal to the run to the pixel; and as 3D Slicer asks."""
+        equal = self._compare(server, self.masks)
+        for name in SEGMENTERS:
+            expect_equal(ask_as_slicer(server, name, "odd"), self.runs[name]["odd"], f"{name}, NRRD")
+        return f"{equal} answers equal to monai.bundle run to the pixel; so is NRRD, as 3D Slicer asks for it"
 
     def _compare(self, server: Server, images: list[str] | tuple[str, ...] | dict) -> int:
         count = 0
@@ -144,7 +148,7 @@ class Check:
         lowest = {}
         for client, ask in (("CVAT", ask_as_cvat), ("QuPath", ask_as_qupath)):
             overlaps = []
-            for image in ("odd", "palette"):
+            for image in ("odd", "tall"):
                 (path,) = self.studies.glob(f"{image}.*")
                 drawn = Image.new("L", Image.open(path).size)
                 for label, polygon in ask(server, "order_polyps", path):
@@ -256,6 +260,7 @@ if __name__ == "__main__":
     parser.add_argument("--packer", default=str(REPOSITORY / ".venv/bin/python"))
     parser.add_argument("--work", type=Path, help="a new folder, which stays; by default one that goes")
     arguments = parser.parse_args()
+    logging.disable(logging.INFO)  # MONAI Label's client and CVAT's function tell each step
     if arguments.work:
         arguments.work.mkdir(parents=True)
         Check(arguments.work.resolve(), arguments.packer).all()

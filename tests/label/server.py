@@ -19,6 +19,7 @@ from types import SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
 
+import nrrd
 import numpy as np
 import requests
 from PIL import Image
@@ -167,3 +168,11 @@ def ask_as_qupath(server: Server, model: str, image: Path) -> list[Polygon]:
         points = sorted(each.iter("Coordinate"), key=lambda point: int(point.get("Order")))
         found.append((each.get("PartOfGroup"), [(float(point.get("X")), float(point.get("Y"))) for point in points]))
     return found
+
+
+def ask_as_slicer(server: Server, model: str, image: str) -> np.ndarray:
+    """What 3D Slicer would be answered: the request of its module, for NRRD."""
+    params = json.dumps({"result_extension": ".nrrd", "result_dtype": "uint8"})
+    query = {"image": image, "output": "image"}
+    answer = io.BytesIO(server.request("POST", f"/infer/{model}", params=query, data={"params": params}).content)
+    return nrrd.read_data(nrrd.read_header(answer), answer).T
