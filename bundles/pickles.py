@@ -15,7 +15,7 @@ from typing import Any
 
 from .archives import Refused, inner_limits, read_archive
 
-_LONGEST, _MOST_ORDERS = 64 << 20, 1_000_000
+_LONGEST, _MOST_ORDERS, _MOST_SIDES = 64 << 20, 1_000_000, 16
 ITEM_BYTES = {
     "torch DoubleStorage": 8, "torch FloatStorage": 4, "torch HalfStorage": 2, "torch BFloat16Storage": 2,
     "torch LongStorage": 8, "torch IntStorage": 4, "torch ShortStorage": 2, "torch CharStorage": 1,
@@ -40,10 +40,13 @@ class _Global:
 
 
 @dataclass(frozen=True)
-class _Storage:
+class Storage:
+    """Numbers that tensors are views of: the name of their record, the bytes of one, how many, and their device."""
+
     key: str
     item: int
     count: int
+    device: str
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class Tensor:
 class _Machine:
     stack: list[Any] = field(default_factory=list)
     memo: dict[int, Any] = field(default_factory=dict)
-    storages: dict[str, _Storage] = field(default_factory=dict)
+    storages: dict[str, Storage] = field(default_factory=dict)
 
 
 def orders(content: bytes, name: str) -> Iterator[tuple[str, Any]]:
@@ -108,16 +111,31 @@ def read_state_dict(content: bytes, name: str) -> dict[str, Tensor]:
         raise Refused(f"{name} has {unknown[0]!r} in it, which torch.save writes nowhere")
     if files.get("byteorder", b"little") != b"little":
         raise Refused(f"{name} is not in little-endian order")
-    built, storages = _built(files["data.pkl"], f"{name}, data.pkl")
-    for storage in storages.values():
-        raw = files.get(f"data/{storage.key}")
-        if raw is None or len(raw) != storage.count * storage.item:
-            raise Refused(f"{name}: the numbers of storage {storage.key!r} are missing, or more or fewer than it says")
+    built, storages = run_pickle(files["data.pkl"], f"{name}, data.pkl")
+    check_numbers(storages, files, "data", name)
     if not isinstance(built, dict) or not all(
         isinstance(key, str) and isinstance(each, Tensor) for key, each in built.items()
     ):
         raise Refused(f"{name} is no plain state dict: it holds something that is no tensor")
     return built
+
+
+def check_numbers(storages: Mapping[str, Storage], files: Mapping[str, bytes], folder: str, name: str) -> None:
+    """Make sure that each storage has its record of just the length that it says; nothing is read beyond an end.
+
+    Args:
+        storages: by key, of `run_pickle`.
+        files: records by path.
+        folder: of the records.
+        name: for messages.
+
+    Raises:
+        Refused: naming the storage.
+    """
+    for storage in storages.values():
+        raw = files.get(f"{folder}/{storage.key}")
+        if raw is None or len(raw) != storage.count * storage.item:
+            raise Refused(f"{name}: the numbers of storage {storage.key!r} are missing, or more or fewer than it says")
 
 
 def _without_top(members: Mapping[str, bytes], name: str) -> tuple[dict[str, bytes], str]:
@@ -132,7 +150,16 @@ def _belongs_to_state_dict(path: str) -> bool:
     return path in named or (path.startswith("data/") and path.removeprefix("data/").isdigit())
 
 
-def _built(content: bytes, name: str) -> tuple[Any, dict[str, _Storage]]:
+def run_pickle(content: bytes, name: str) -> tuple[Any, dict[str, Storage]]:
+    """What a pickle of tensors would build, with a `Tensor` in each one's place, and the storages of its numbers.
+
+    Args:
+        content: of the pickle.
+        name: for messages.
+
+    Raises:
+        Refused: if it would call anything else, is damaged, or has a tensor beyond the end of its storage.
+    """
     machine = _Machine()
     built: Any = None
     for code, argument in orders(content, name):  # to its end, where it looks for what is behind that
@@ -159,7 +186,7 @@ def _run(machine: _Machine, code: str, argument: Any) -> bool:
         stack.append(_Global(argument))
     elif code in ("BINPUT", "LONG_BINPUT", "MEMOIZE"):
         place = len(machine.memo) if argument is None else argument
-        if place > _MOST_ORDERS:  # the usual reader makes room for all the places before it
+        if place > len(machine.memo):  # a reader makes room for all the places before it
             raise Refused(f"it would remember something at place {place:,}")
         machine.memo[place] = stack[-1]
     elif code in ("BINGET", "LONG_BINGET"):
@@ -222,11 +249,12 @@ def _fill(stack: list[Any], code: str) -> None:
         stack[-1].extend(taken)
 
 
-def _storage(machine: _Machine, told: Any) -> _Storage:
-    word, kind, key, _device, count = told
-    if word != "storage" or not isinstance(key, str) or not isinstance(count, int) or count < 0:
+def _storage(machine: _Machine, told: Any) -> Storage:
+    word, kind, key, device, count = told
+    texts = isinstance(key, str) and isinstance(device, str)
+    if word != "storage" or not texts or type(count) is not int or count < 0:
         raise Refused("it asks for a storage in a form that torch does not write")
-    found = _Storage(key, ITEM_BYTES[kind.name], count)
+    found = Storage(key, ITEM_BYTES[kind.name], count, device)
     if machine.storages.setdefault(key, found) != found:
         raise Refused(f"it describes the storage {key!r} in two ways")
     return found
@@ -245,10 +273,12 @@ def _called(function: Any, arguments: tuple) -> Any:
         raise Refused(f"it would call {function.name.replace(' ', '.')!r}")
     storage, offset, shape, strides, _gradient, hooks = arguments[:6]
     counts = (offset, *shape, *strides)
-    if len(arguments) != 6 or hooks or not all(isinstance(each, int) and each >= 0 for each in counts):
+    if len(arguments) != 6 or hooks or not all(type(each) is int and 0 <= each < 1 << 63 for each in counts):
         raise Refused("it would build a tensor in a form that torch does not write")
     last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
-    if math.prod(shape) and last >= storage.count:
+    # Also one that repeats its numbers: a copy would be larger than the file, up to where the size overflows.
+    numbers = math.prod(shape)
+    if len(shape) > _MOST_SIDES or numbers > storage.count or (last if numbers else offset - 1) >= storage.count:
         raise Refused("it would build a tensor beyond the end of its numbers")
     return Tensor(tuple(shape), storage.item)
 

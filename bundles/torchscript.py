@@ -1,55 +1,47 @@
-"""TorchScript files, read as text: which operators their programs use, and that their pickles build nothing else.
+"""TorchScript files, read as text: that their program only computes, and that their numbers are all there.
 
-A TorchScript program is no Python, but its operators reach further than tensors: some read and write files. Accepted
-are programs made of a list of operators that only compute.
+A TorchScript program is no Python, but its operators reach further than tensors: some read and write files, and names,
+methods and modules lead from any operator to any other. Accepted is the form alone that `bundles.exporting` writes, a
+frozen network: one class with one `forward`, made of a few statements, whose calls are operators of a list, written
+in full; no method is called, nothing is looked up, and what is called is never stored.
 """
 
 from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from .archives import Refused, inner_limits, read_archive
-from .pickles import GLOBALS, orders
+from .pickles import Tensor, check_numbers, run_pickle
 
-_LARGEST = 4 << 20  # bytes of all programs in a file
-# What a scripted or traced segmenter of this collection uses, and nothing that reads, writes, waits or calls back.
+_LARGEST = 4 << 20  # bytes of the program
+# What a frozen segmenter of this collection uses, and nothing that reads, writes, waits or calls back.
 _NAMES = """
-    __contains__ __is__ __isnot__ __not__ _convolution _upsample_bicubic2d_aa _upsample_bilinear2d_aa
-    _upsample_lanczos2d_aa _upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d
-    adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d add add_ amax append batch_norm cat channel_shuffle
-    contiguous conv2d dim div eq flatten flip floor format ge gt hardtanh hardtanh_ le len lt max_pool2d mean mul ne
-    relu relu_ remainder reshape rsqrt scaled_dot_product_attention sigmoid size softmax square stack sub to transpose
-    unflatten unsqueeze upsample_bicubic2d upsample_bilinear2d upsample_linear1d upsample_nearest1d upsample_nearest2d
-    upsample_nearest3d upsample_trilinear3d view
+    add amax append batch_norm cat channel_shuffle contiguous conv2d dim div eq flatten flip format hardtanh max_pool2d
+    mean mul ne relu remainder rsqrt scaled_dot_product_attention sigmoid size square sub to transpose unflatten
+    upsample_bilinear2d
 """
 OPERATORS = frozenset(_NAMES.split())
-_PRIMITIVES = frozenset({"ops.prim.NumToTensor", "ops.prim.RaiseException", "ops.prim.dtype"})
-_BUILTINS = frozenset({"annotate", "bool", "float", "getattr", "int", "len", "range", "str"})
-_BUILTINS |= {"unchecked_cast", "uninitialized"}
-_NODES = (
-    ast.Module, ast.ClassDef, ast.FunctionDef, ast.arguments, ast.arg, ast.Assign, ast.AnnAssign, ast.AugAssign,
-    ast.Expr, ast.If, ast.For, ast.While, ast.Pass, ast.Break, ast.Continue, ast.Return, ast.Call, ast.keyword,
-    ast.Attribute, ast.Name, ast.Load, ast.Store, ast.Constant, ast.List, ast.Tuple, ast.Dict, ast.Subscript, ast.Slice,
-    ast.UnaryOp, ast.USub, ast.UAdd, ast.Not, ast.BinOp, ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod,
-    ast.BoolOp, ast.And, ast.Or, ast.Compare, ast.Eq, ast.NotEq, ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.Is, ast.IsNot,
-    ast.In, ast.NotIn, ast.IfExp,
-)  # fmt: skip
-_CODES = """
-    PROTO STOP MARK GLOBAL NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE EMPTY_DICT EMPTY_LIST
-    EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 SETITEM SETITEMS APPEND APPENDS BINPUT LONG_BINPUT BINGET LONG_BINGET
-    BINPERSID REDUCE NEWOBJ BUILD
+_RAISED = frozenset({"builtins.ValueError", "builtins.NotImplementedError"})  # by a name that Python looks up
+_TYPES = frozenset({"List[Tensor]", "List[float]"})
+_TAKEN = """
+    CONSTANTS List Tensor __torch__ annotate awaitable bool float fork getattr inf infj int len nan nanj ops print
+    range self str torch unchecked_cast uninitialized
 """
-_ORDERS = frozenset(_CODES.split())
-_BUILDERS = {f"torch.jit._pickle build_{kind}list" for kind in ("int", "double", "bool", "tensor")}
-_GLOBALS = GLOBALS | _BUILDERS | {"torch.jit._pickle restore_type_tag"}
-_OWN_TYPE = re.compile(r"__torch__(\.\w+)* \w+", re.ASCII)
+_RESERVED = frozenset(_TAKEN.split())
+_LOCAL = re.compile(r"_[0-9]+|[a-z][a-z0-9_]*", re.ASCII)
+# torch's reader splits a text in its own way; of this alphabet, without comments, escapes and tabs, both make the same.
+_TEXT = re.compile(r'(?<!\w)"[ !#-\[\]-~]*"')
+_ALPHABET = re.compile(r"[A-Za-z0-9_ \n.,:=()\[\]>-]*")
 _PLACES = re.compile(
-    r"(data|constants|traced_inputs)(\.pkl|/\d+)|code/__torch__(/\w+)*\.py(\.debug_pkl)?|version|byteorder"
-    r"|\.data/serialization_id|\.format_version|\.storage_alignment",
+    r"(data|constants)\.pkl|constants/\d+|code/__torch__(/\w+)*\.py|version|byteorder|\.data/serialization_id"
+    r"|\.format_version|\.storage_alignment",
     re.ASCII,
 )
+# An object without attributes of one class; all that data.pkl of a frozen network holds.
+_OBJECT = re.compile(rb"\x80\x02c(__torch__(?:\.[A-Za-z_]\w*)+)\n([A-Za-z]\w*)\nq\x00\)\x81\}\(ubq\x01\.")
+_CONSTANT = re.compile(r"c(0|[1-9][0-9]{0,5})", re.ASCII)
 
 
 def check_torchscript(content: bytes, name: str) -> None:
@@ -68,82 +60,200 @@ def check_torchscript(content: bytes, name: str) -> None:
         raise Refused(f"{name} has more than one folder at its top")
     files = {path.partition("/")[2]: each for path, each in members.items()}
     if unknown := sorted(path for path in files if not _PLACES.fullmatch(path)):
-        raise Refused(f"{name} has {unknown[0]!r} in it, which torch.jit.save writes nowhere")
-    if "data.pkl" not in files or not any(path.startswith("code/") for path in files):
-        raise Refused(f"{name} has no data.pkl or no code; it is no TorchScript")
-    if (size := sum(len(each) for path, each in files.items() if path.startswith("code/"))) > _LARGEST:
-        raise Refused(f"{name} has {size:,} bytes of programs; at most {_LARGEST:,} are read")
-    for path, each in files.items():
-        if path.endswith("pkl"):
-            _check_pickle(each, f"{name}, {path}")
-    trees = {path: _parsed(each, f"{name}, {path}") for path, each in files.items() if path.endswith(".py")}
-    for fault in program_faults(trees):
-        raise Refused(f"{name}, {fault}")
+        raise Refused(f"{name} has {unknown[0]!r} in it, which a frozen network does not need")
+    if files.get("byteorder", b"little") != b"little" or not re.fullmatch(rb"[1-9]\d?\n", files.get("version", b"")):
+        raise Refused(f"{name} is not in little-endian order, or tells no version of its form")
+    programs = [path for path in files if path.startswith("code/")]
+    if "data.pkl" not in files or "constants.pkl" not in files or len(programs) != 1:
+        raise Refused(f"{name} has no data.pkl, no constants.pkl or not one program; it is no frozen TorchScript")
+    path = programs[0]
+    if len(files[path]) > _LARGEST:
+        raise Refused(f"{name} has a program of {len(files[path]):,} bytes; at most {_LARGEST:,} are read")
+    module, kind = _class_of(files["data.pkl"], name)
+    if f"code/{module.replace('.', '/')}.py" != path:
+        raise Refused(f"{name}: data.pkl is of the class {module}.{kind}, whose program is not there")
+    constants = _constants(files, name)
+    for fault in program_faults(_parsed(files[path], f"{name}, {path}"), f"{module}.{kind}", constants):
+        raise Refused(f"{name}, {path}, {fault}")
 
 
-def _check_pickle(content: bytes, name: str) -> None:
-    for code, argument in orders(content, name):
-        if code not in _ORDERS:
-            raise Refused(f"{name}: the order {code} is none that TorchScript is written with")
-        if code == "GLOBAL" and argument not in _GLOBALS and not _OWN_TYPE.fullmatch(argument):
-            raise Refused(f"{name}: it names {argument.replace(' ', '.')[:200]!r}, which no TorchScript needs")
+def _class_of(content: bytes, name: str) -> tuple[str, str]:
+    if not (match := _OBJECT.fullmatch(content)):
+        raise Refused(f"{name}, data.pkl: it holds anything but one object without attributes, a frozen network")
+    return match[1].decode("ascii"), match[2].decode("ascii")
+
+
+def _constants(files: dict[str, bytes], name: str) -> int:
+    built, storages = run_pickle(files["constants.pkl"], f"{name}, constants.pkl")
+    if not isinstance(built, tuple) or not all(isinstance(each, Tensor) for each in built):
+        raise Refused(f"{name}, constants.pkl: it holds something that is no tensor")
+    check_numbers(storages, files, "constants", name)
+    if any(each.device != "cpu" for each in storages.values()):
+        raise Refused(f"{name}, constants.pkl: its numbers are of another device than the CPU")
+    if unused := {path for path in files if path.startswith("constants/")} - {f"constants/{key}" for key in storages}:
+        raise Refused(f"{name} has {min(unused)!r} in it, which nothing in it uses")
+    return len(built)
 
 
 def _parsed(content: bytes, name: str) -> ast.Module:
     try:
-        return ast.parse(content.decode("utf-8"))
+        source = content.decode("ascii")
+        if not _ALPHABET.fullmatch(_TEXT.sub("", source)):
+            raise ValueError("a letter that torch.jit.save does not write, as of a comment or an escape")
+        return ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise Refused(f"{name} can not be read: {str(error)[:100]}") from None
 
 
-def program_faults(trees: Mapping[str, ast.Module]) -> Iterator[str]:
-    """What in the text of TorchScript programs, by path, is not on the lists of this module."""
-    methods = {
-        node.name for tree in trees.values() for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)
-    } - _BUILTINS
-    for path, tree in trees.items():
-        roots = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
-        names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
-        for node in ast.walk(tree):
-            if fault := _node_fault(node, methods, names, roots):
-                yield f"{path}, line {getattr(node, 'lineno', 0)}: {fault}"
+# ---- the program -----------------------------------------------------------------------------------------------------
 
 
-def _node_fault(node: ast.AST, methods: set[str], names: set[str], roots: set[int]) -> str | None:
-    if not isinstance(node, _NODES):
-        return f"a {type(node).__name__}, which TorchScript is not written with"
-    if isinstance(node, ast.Name):
-        if node.id in ("torch", "ops") and (id(node) not in roots or not isinstance(node.ctx, ast.Load)):
-            return f"the name {node.id} by itself"
-    elif isinstance(node, ast.Attribute):
-        return _attribute_fault(node)
-    elif isinstance(node, ast.Call):
-        called = node.func
-        if isinstance(called, ast.Name) and called.id not in _BUILTINS | names | methods:
-            return f"a call of {called.id}"
-        # A method of a tensor is an operator too.
-        if isinstance(called, ast.Attribute) and not _is_known(called, methods):
-            return f"a call of .{called.attr}, an operator that is not on the list"
-        if not isinstance(called, ast.Name | ast.Attribute):
-            return "a call of something computed"
-    return None
+class _Fault(Exception):
+    # What of a program has another form, and where.
+    def __init__(self, node: ast.AST, text: str) -> None:
+        super().__init__(f"line {getattr(node, 'lineno', 0)}: {text}")
 
 
-def _is_known(called: ast.Attribute, methods: set[str]) -> bool:
-    if called.attr in methods | OPERATORS:
-        return True
-    root = called.value
-    known = isinstance(root, ast.Attribute) and isinstance(root.value, ast.Name)
-    return known and f"{root.value.id}.{root.attr}.{called.attr}" in _PRIMITIVES
+def program_faults(tree: ast.Module, kind: str, constants: int) -> Iterator[str]:
+    """What in the text of a TorchScript program is not in the form of this module; the first of it.
+
+    Args:
+        tree: parsed.
+        kind: full name of its one class.
+        constants: how many ``CONSTANTS.c…`` there are.
+    """
+    try:
+        _Forward(constants).block(_body(tree, kind))
+    except _Fault as fault:
+        yield str(fault)
 
 
-def _attribute_fault(node: ast.Attribute) -> str | None:
-    root = node.value
-    if isinstance(root, ast.Name) and root.id == "torch" and node.attr not in OPERATORS:
-        return f"the operator torch.{node.attr}, which is not on the list"
-    if isinstance(root, ast.Name) and root.id == "ops":
-        return None if node.attr == "prim" else f"operators of {node.attr}"
-    if isinstance(root, ast.Attribute) and isinstance(root.value, ast.Name) and root.value.id == "ops":
-        whole = f"ops.{root.attr}.{node.attr}"
-        return None if whole in _PRIMITIVES else f"the operator {whole}, which is not on the list"
-    return None
+def _body(tree: ast.Module, kind: str) -> list[ast.stmt]:
+    # Of the one method of the one class, where these are declared as frozen ones are.
+    if len(tree.body) != 1 or not isinstance(owner := tree.body[0], ast.ClassDef) or len(owner.body) != 3:
+        raise _Fault(tree, "a frozen network is one class with one method")
+    *declared, method = owner.body
+    if not isinstance(method, ast.FunctionDef):
+        raise _Fault(method, "a frozen network is one class with one method")
+    head = ast.ClassDef(owner.name, owner.bases, owner.keywords, declared, owner.decorator_list)
+    wanted = f"class {kind.rpartition('.')[2]}(Module):\n    __parameters__ = []\n    __buffers__ = []"
+    if ast.unparse(head) != wanted:
+        raise _Fault(owner, "its class is not declared as a frozen one, without parameters and attributes")
+    bare = ast.FunctionDef(method.name, method.args, [ast.Pass()], method.decorator_list, method.returns)
+    if ast.unparse(ast.fix_missing_locations(bare)) != f"def forward(self: {kind}, image: Tensor) -> Tensor:\n    pass":
+        raise _Fault(method, "its method is not forward(self, image: Tensor) -> Tensor")
+    if not method.body or not isinstance(method.body[-1], ast.Return):
+        raise _Fault(method, "forward does not end with what it returns")
+    return method.body
+
+
+class _Forward:
+    # A walk through the statements in their order: every one and every expression has to be of a form that is here.
+
+    def __init__(self, constants: int) -> None:
+        self.constants = constants
+        self.known = {"image"}
+
+    def block(self, statements: list[ast.stmt]) -> None:
+        for statement in statements:
+            self.statement(statement)
+
+    def statement(self, node: ast.stmt) -> None:
+        if isinstance(node, ast.Assign) and len(node.targets) == 1:
+            self.value(node.value)
+            self.store(node.targets[0])
+        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+            self.call(node.value)
+        elif isinstance(node, ast.If):
+            self.value(node.test)
+            self.block(node.body)
+            self.block(node.orelse)
+        elif isinstance(node, ast.For) and not node.orelse:
+            self.counted(node)
+        elif isinstance(node, ast.Return) and node.value is not None:
+            self.value(node.value)
+        elif not isinstance(node, ast.Pass):
+            raise _Fault(node, f"a statement {type(node).__name__}, which a frozen network is not written with")
+
+    def counted(self, node: ast.For) -> None:
+        called = node.iter
+        if not (isinstance(called, ast.Call) and _dotted(called.func) == "range" and len(called.args) == 1):
+            raise _Fault(node, "a loop over anything but a range")
+        if called.keywords:
+            raise _Fault(node, "a keyword")
+        self.value(called.args[0])
+        self.store(node.target)
+        self.block(node.body)
+
+    def store(self, node: ast.expr) -> None:
+        if not isinstance(node, ast.Name) or not _LOCAL.fullmatch(node.id) or node.id in _RESERVED:
+            raise _Fault(node, f"it would set {ast.unparse(node)[:100]}")
+        self.known.add(node.id)
+
+    def value(self, node: ast.expr) -> None:
+        if isinstance(node, ast.Name):
+            if node.id not in self.known:
+                raise _Fault(node, f"the name {node.id[:100]}, which is not set before")
+        elif isinstance(node, ast.Attribute):
+            self.constant(node)
+        elif isinstance(node, ast.Call):
+            self.call(node)
+        elif isinstance(node, ast.List):
+            for each in node.elts:
+                self.value(each)
+        elif isinstance(node, ast.Subscript):
+            if not isinstance(node.value, ast.Name) or not _is_number(node.slice):
+                raise _Fault(node, "an index that is no number, or of something computed")
+            self.value(node.value)
+        elif not (_is_number(node) or (isinstance(node, ast.Constant) and _is_plain(node.value))):
+            raise _Fault(node, f"a {type(node).__name__}, which a frozen network is not written with")
+
+    def constant(self, node: ast.Attribute) -> None:
+        match = _CONSTANT.fullmatch(node.attr)
+        if not (isinstance(node.value, ast.Name) and node.value.id == "CONSTANTS" and match):
+            raise _Fault(node, f"{ast.unparse(node)[:100]} is read, which is no constant")
+        if int(match[1]) >= self.constants:
+            raise _Fault(node, f"there is no CONSTANTS.{node.attr}")
+
+    def call(self, node: ast.Call) -> None:
+        name, given = _dotted(node.func), node.args
+        if node.keywords:
+            raise _Fault(node, "a keyword")
+        if name in ("annotate", "uninitialized"):
+            self.typed(node, name)
+        elif name == "ops.prim.RaiseException":
+            if len(given) != 2 or not isinstance(given[1], ast.Constant) or given[1].value not in _RAISED:
+                raise _Fault(node, "an exception that is none of a frozen network's")
+            self.value(given[0])
+        elif name == "ops.prim.dtype" or (name.startswith("torch.") and name.removeprefix("torch.") in OPERATORS):
+            for each in given:
+                self.value(each)
+        else:
+            raise _Fault(node, f"a call of {ast.unparse(node.func)[:100]}, an operator that is not on the list")
+
+    def typed(self, node: ast.Call, name: str) -> None:
+        kind = ast.unparse(node.args[0]) if node.args else ""
+        if name == "uninitialized" and len(node.args) == 1 and kind == "Tensor":
+            return
+        if name == "annotate" and len(node.args) == 2 and kind in _TYPES and ast.unparse(node.args[1]) == "[]":
+            return
+        raise _Fault(node, f"{name} of anything but an empty list or a tensor")
+
+
+def _dotted(node: ast.expr) -> str:
+    # The name as it is written in full; empty where it is no such name.
+    parts: list[str] = []
+    while isinstance(node, ast.Attribute):
+        parts.append(node.attr)
+        node = node.value
+    return ".".join([node.id, *reversed(parts)]) if isinstance(node, ast.Name) else ""
+
+
+def _is_number(node: ast.expr) -> bool:
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        node = node.operand
+    return isinstance(node, ast.Constant) and type(node.value) in (int, float)
+
+
+def _is_plain(value: object) -> bool:
+    return value is None or type(value) in (bool, str)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import struct
+import zipfile
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 from bundles.archive import zip_bytes
 from bundles.boot import FIND_PACKAGE, IMPORTS
 from bundles.executables import executables
+from bundles.exporting import _torchscript
 from bundles.manifest import FULL, NAME, build_manifest, json_bytes, packages_of
 from bundles.opening import sha256
 from bundles.sources import Tree, collection, metadata_of
@@ -37,6 +39,37 @@ def network() -> torch.nn.Module:
     """Two layers with fixed weights."""
     torch.manual_seed(0)  # of this small network alone
     return torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3), torch.nn.BatchNorm2d(2)).eval()
+
+
+class Small(torch.nn.Module):
+    """`network` as a segmenter is: it takes an image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = network()
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Logits of ``(B, 3, H, W)``."""
+        return torch.relu(self.layers(image))
+
+
+def frozen(module: torch.nn.Module) -> bytes:
+    """A module as TorchScript, in the form that the collection exports."""
+    return _torchscript(module.eval(), torch.zeros(0))
+
+
+def rewritten(content: bytes, change: Callable[[dict[str, bytes]], Any]) -> bytes:
+    """An archive of torch's form anew, with its records, by path, changed."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        records = {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
+    change(records)
+    stream = io.BytesIO()
+    writer = torch._C.PyTorchFileWriter(stream)
+    for name, record in records.items():
+        if name not in ("version", ".data/serialization_id", "byteorder"):
+            writer.write_record(name, record, len(record))
+    writer.write_end_of_file()
+    return stream.getvalue()
 
 
 def inference() -> dict[str, Any]:
@@ -87,9 +120,7 @@ def mini() -> dict[str, bytes]:
 def code_free(config: Mapping[str, Any]) -> dict[str, bytes]:
     """The files of a small bundle without code, without its manifest."""
     kept = {path: content for path, content in mini().items() if not path.endswith(".py") and path != "models/model.pt"}
-    stream = io.BytesIO()
-    torch.jit.save(torch.jit.script(network()), stream)
-    return {**kept, "configs/inference.json": json_bytes(config), "models/model.ts": stream.getvalue()}
+    return {**kept, "configs/inference.json": json_bytes(config), "models/model.ts": frozen(Small())}
 
 
 def manifested(
