@@ -27,18 +27,22 @@ def _tell(as_json: bool, content: Any, lines: list[str]) -> None:
 def catalogue(*, json: bool = False) -> None:
     """The bundles of this collection: list [--json]
 
-    Bundle, version, parameters, measured metric, size of its files, task; then the licence of each one's data.
+    Bundle, version, parameters, size of its files (without code), measured metric; then task, data and licence of each.
     """
     from .catalogue import entries
 
     found = entries(collection())
-    rows = [["bundle", "version", "parameters", "size", "measured", "task"]]
+    rows = [["bundle", "version", "parameters", "size", "measured"]]
     for each in found:
         size = f"{each.size / 2**20:.1f} MB"
         parameters = f"{each.parameters:,}" if each.parameters else ""
-        rows.append([each.name, each.version, parameters, size, each.metric, each.task])
-    licences = [f"{each.name}: {each.licence}" for each in found]
-    lines = [*align(rows), "", "Licences of the data, and so of the weights:", *licences]
+        rows.append([each.name, each.version, parameters, size, each.metric or "not measured"])
+    told = [
+        line
+        for each in found
+        for line in ("", each.name, f"  {each.task}", f"  data: {each.data}", f"  licence: {each.licence}")
+    ]
+    lines = [*align(rows), *told]
     _tell(json, [each.as_json() for each in found], lines)
 
 
@@ -137,8 +141,10 @@ def install(
 
 
 @command
-def sign(path: str, *, private_key: str | None = None, password_file: str | None = None) -> None:
-    """Sign a zip: sign ZIP --private_key PEM [--password_file FILE]
+def sign(
+    path: str, *, private_key: str | None = None, password_file: str | None = None, json: bool = False
+) -> None:  # fmt: skip
+    """Sign a zip: sign ZIP --private_key PEM [--password_file FILE] [--json]
 
     Writes ZIP.sig, for verify and install with --public_key. The key is an EC key of yours (openssl genpkey); nothing
     is sent anywhere. --password_file: the key's password is its first line.
@@ -150,7 +156,8 @@ def sign(path: str, *, private_key: str | None = None, password_file: str | None
     password = None
     if password_file is not None:
         password = (read_bytes(password_file).decode(errors="replace").splitlines() or [""])[0]
-    print(signed(path, private_key, password=password))
+    written = signed(path, private_key, password=password)
+    _tell(json, {"signature": str(written)}, [str(written)])
 
 
 @command
@@ -172,7 +179,7 @@ def main() -> None:
     try:
         fire.Fire(commands, name="python -m bundles")
     except KeyboardInterrupt:
-        print("stopped; nothing was written", file=sys.stderr)
+        print("stopped; whole files that were written stay, no half one does", file=sys.stderr)
         sys.exit(130)
 
 

@@ -188,6 +188,8 @@ def source_findings(manifest: Mapping[str, Any]) -> Iterator[Finding]:
     commit, modified = manifest["source"]["commit"], manifest["source"]["modified"]
     if commit is None:
         yield Finding(WARNING, "it does not say which commit it was packed from")
+    elif modified is None:
+        yield Finding(WARNING, f"it was packed from a copy of commit {commit} that may have been changed since")
     elif modified:
         yield Finding(WARNING, f"it was packed from commit {commit} with changes that are not in it")
     else:

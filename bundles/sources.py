@@ -19,6 +19,7 @@ SUFFIXES = {
 }
 COMMIT_FILE = ".commit"  # `git archive` writes the commit into it, where there is no .git to ask
 _UNFILLED = "$Format"
+_NOT_SHIPPED = "retrain"  # models/retrained.pt, models/retraining/: what MONAI Label has left in this tree
 
 
 @dataclass(frozen=True)
@@ -27,11 +28,11 @@ class Tree:
 
     Attributes:
         commit: of git, 40 hexadecimal digits; None where it cannot be known.
-        modified: whether what is packed differs from that commit.
+        modified: whether what is packed differs from that commit; None where there is no git to ask.
     """
 
     commit: str | None
-    modified: bool
+    modified: bool | None
 
 
 def collection() -> Path:
@@ -75,6 +76,8 @@ def bundle_files(folder: Path) -> dict[str, bytes]:
             inside = path.relative_to(folder)
             if any(name.startswith(".") for name in inside.parts) or path.suffix not in suffixes:
                 continue
+            if part == "models" and inside.parts[1].startswith(_NOT_SHIPPED):
+                continue
             if path.is_symlink():
                 raise InputError(f"{path} is a link; put the file itself there")
             if path.is_file():
@@ -90,12 +93,13 @@ def metadata_of(folder: Path) -> dict[str, Any]:
 def read_tree(root: Path, parts: Sequence[str]) -> Tree:
     """Commit of the collection, and whether the files or folders `parts` differ from it.
 
-    Asked of git, or read from what ``git archive`` left in `COMMIT_FILE`; such a copy may have been changed since.
+    Asked of git; or the commit read from what ``git archive`` left in `COMMIT_FILE`, a copy that may have been changed
+    since.
     """
     filled = root / COMMIT_FILE
     if not (root / ".git").exists():
         text = filled.read_text(encoding="utf-8").strip() if filled.is_file() else _UNFILLED
-        return Tree(text, False) if re.fullmatch("[0-9a-f]{40}", text) else Tree(None, True)
+        return Tree(text if re.fullmatch("[0-9a-f]{40}", text) else None, None)
     commit = _git(root, "rev-parse", "HEAD")
     changed = _git(root, "status", "--porcelain", "--untracked-files=all", "--", *parts)
     return Tree(commit, bool(changed) or commit is None)

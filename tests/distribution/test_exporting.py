@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import zipfile
 
@@ -90,13 +91,27 @@ def test_parity_finds_what_differs():
     assert broken.largest != broken.largest
 
 
-def test_an_export_that_differs_is_refused(monkeypatch):
-    """TorchScript differs by nothing, so the limit goes below that."""
-    monkeypatch.setattr(exporting, "TOLERANCE", -1.0)
+@pytest.mark.parametrize("by", [2e-4, float("nan")])
+def test_an_export_that_differs_is_refused(monkeypatch, by):
+    """A writer that puts out a network whose last bias is off; at a tenth of that it would pass."""
+    write = exporting._WRITERS["torchscript"]
+
+    def off(by: float):
+        def written(network: nn.Module, image) -> bytes:
+            changed = copy.deepcopy(network)
+            with torch.no_grad():
+                changed.head.bias += by
+            return write(changed, image)
+
+        return written
+
+    monkeypatch.setitem(exporting._WRITERS, "torchscript", off(by))
     with pytest.raises(
         InputError, match="order_polyps as torchscript is not the same network: logits differ by at most"
     ):
         exported(collection(), "order_polyps", "torchscript")
+    monkeypatch.setitem(exporting._WRITERS, "torchscript", off(2e-5))
+    assert 1e-5 < exported(collection(), "order_polyps", "torchscript")[1].largest < 3e-5
 
 
 def test_what_cannot_be_exported_is_told():

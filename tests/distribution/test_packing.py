@@ -63,7 +63,7 @@ def test_the_manifest_tells_every_file_and_all_that_is_executed(packages, name):
         assert told["expressions"] == sorted({part.text for part in found if part.kind == "expression"})
     configs = {each for each in there if each.startswith("configs/") and each.endswith(".json")}
     assert manifest["executes"].keys() == configs
-    assert re.fullmatch("[0-9a-f]{40}", manifest["source"]["commit"]) or manifest["source"]["modified"]
+    assert re.fullmatch("[0-9a-f]{40}", manifest["source"]["commit"] or "") or manifest["source"]["modified"] is None
 
 
 @pytest.mark.parametrize("name", BUNDLES)
@@ -191,9 +191,9 @@ def test_a_changed_tree_is_told(tmp_path):
     def source() -> dict:
         return json.loads(pack(tmp_path, "order_polyps").files["MANIFEST.json"])["source"]
 
-    assert source() == {"commit": None, "modified": True}
+    assert source() == {"commit": None, "modified": None}
     (tmp_path / ".commit").write_text("a" * 40 + "\n")
-    assert source() == {"commit": "a" * 40, "modified": False}
+    assert source() == {"commit": "a" * 40, "modified": None}
     git = ["git", "-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "init.defaultBranch=main"]
     for arguments in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "all"]):
         subprocess.run([*git, *arguments], cwd=tmp_path, check=True, capture_output=True)
@@ -222,6 +222,16 @@ def test_a_link_among_the_files_is_refused(tmp_path):
     (tmp_path / "order_polyps" / "models" / "secret.json").symlink_to("/etc/hostname")
     with pytest.raises(InputError, match=r"secret\.json is a link"):
         pack(tmp_path, "order_polyps")
+
+
+def test_what_a_label_server_left_in_the_tree_is_not_packed(tmp_path):
+    for name in ("common", "order_polyps"):
+        shutil.copytree(REPOSITORY / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "runs"))
+    models = tmp_path / "order_polyps" / "models"
+    (models / "retraining").mkdir()
+    for name in ("retrained.pt", "retrained.trained_on.json", "retraining/history.json"):
+        (models / name).write_bytes(b"{}")
+    assert not [path for path in pack(tmp_path, "order_polyps").files if "retrain" in path and path[:6] == "models"]
 
 
 def test_an_unknown_bundle_is_told_with_those_that_are_there(packages):
