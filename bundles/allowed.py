@@ -173,8 +173,14 @@ CODE_FREE_LITERALS: dict[str, frozenset[str]] = {
     "checkpoint": frozenset({"$@bundle_root + '/models/model.ts'"}),
     "f": frozenset({"@checkpoint"}),
 }
-# Of these, the keys that may also have a component (with a `_target_` that is on the list), or a list of them.
-TAKES_COMPONENT = frozenset({"reader", "writer"})
-# Keys that may not be there at all: `_debug_` opens a debugger where a component is made; the others let readers of
-# files and weights run pickles or fetch code.
-FORBIDDEN_KEYS = frozenset({"_debug_", "allow_pickle", "trust_remote_code", "weights_only"})
+# Of these, the keys that may also have a component, and of which classes: besides those of the list the bundle's own,
+# by its name below its package. Anything else might return the text of a name, which would be looked up.
+COMPONENTS: dict[str, frozenset[str]] = {"reader": frozenset({"PILReader"}), "writer": frozenset()}
+OWN_COMPONENTS: dict[str, frozenset[str]] = {"reader": frozenset({"inference.RGBReader"}), "writer": frozenset()}
+# Returns whatever it is given: it may be given one reference, as the sources do, and nothing else.
+PASSES_ON = frozenset({"monai.utils.first"})
+# Keys that may not be there at all: `_debug_` opens a debugger where a component is made; with `compile` torch runs
+# compilers that options name; the others let readers of files and weights run pickles or fetch code.
+FORBIDDEN_KEYS = frozenset(
+    {"_debug_", "allow_pickle", "compile", "compile_kwargs", "trust_remote_code", "unpack_items", "weights_only"}
+)

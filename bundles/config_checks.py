@@ -11,18 +11,21 @@ from .allowed import (
     CODE_FREE_EXPRESSIONS,
     CODE_FREE_LITERALS,
     CODE_FREE_TARGETS,
+    COMPONENTS,
     EXPRESSIONS,
     FORBIDDEN_KEYS,
     LITERALS,
-    TAKES_COMPONENT,
+    OWN_COMPONENTS,
+    PASSES_ON,
     TARGETS,
 )
 from .code_free_config import config_fault
 from .executables import TARGET, executables
-from .expressions import expression_fault
+from .expressions import REFERENCE, expression_fault
 from .own_python import OwnPython
 
 METADATA, LOGGING = "configs/metadata.json", "configs/logging.conf"
+MODE = "_mode_"
 _SEPARATOR = re.compile(r"#|::")
 
 
@@ -49,7 +52,7 @@ def config_faults(name: str, config: Any, own: OwnPython | None) -> Iterator[str
                 yield f"{place}: {fault}"
         elif fault := _target_fault(part.text, own):
             yield f"{place}: {fault}"
-    yield from _key_faults(name, config, "", LITERALS if own else CODE_FREE_LITERALS)
+    yield from _Keys(own).faults(config, name)
 
 
 def code_free_faults(path: str, config: Any, name: str) -> Iterator[str]:
@@ -68,28 +71,61 @@ def _target_fault(target: str, own: OwnPython | None) -> str | None:
     return "it is not on the list of names"
 
 
-def _key_faults(name: str, value: Any, path: str, literals: Mapping[str, frozenset[str]]) -> Iterator[str]:
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            place = f"{path}#{key}" if path else key
-            last = _SEPARATOR.split(key.lstrip("+"))[-1]
-            if last in FORBIDDEN_KEYS:
-                yield f"{name}, {place}: this key is not allowed"
-            elif last in literals and not _is_literal(last, inner, literals[last]):
-                known = ", ".join(sorted(literals[last])) or "nothing"
-                yield f"{name}, {place}: {str(inner)[:100]!r} may be looked up as a name; allowed: {known}"
-            yield from _key_faults(name, inner, place, literals)
-    elif isinstance(value, list):
-        for number, inner in enumerate(value):
-            yield from _key_faults(name, inner, f"{path}#{number}", literals)
+class _Keys:
+    # What keys say that MONAI, torch or we look up as a name, or call.
 
+    def __init__(self, own: OwnPython | None) -> None:
+        self.package = own.package if own else None
+        self.literals: Mapping[str, frozenset[str]] = LITERALS if own else CODE_FREE_LITERALS
 
-def _is_literal(key: str, value: Any, known: frozenset[str]) -> bool:
-    if key in TAKES_COMPONENT and isinstance(value, list):
-        return all(_is_literal(key, each, known) for each in value)
-    if key in TAKES_COMPONENT and isinstance(value, Mapping):
-        return TARGET in value  # which is looked at by itself
-    return value is None or (isinstance(value, str) and (value in known or value == f"@{key}"))
+    def faults(self, value: Any, name: str, path: str = "") -> Iterator[str]:
+        if isinstance(value, Mapping):
+            if fault := self._component_fault(value):
+                yield f"{name}, {path or 'top'}: {fault}"
+            for key, inner in value.items():
+                place = f"{path}#{key}" if path else key
+                if fault := self._fault(key, inner):
+                    yield f"{name}, {place}: {fault}"
+                yield from self.faults(inner, name, place)
+        elif isinstance(value, list):
+            for number, inner in enumerate(value):
+                yield from self.faults(inner, name, f"{path}#{number}")
+
+    def _fault(self, key: str, value: Any) -> str | None:
+        *around, last = _SEPARATOR.split(key.lstrip("+"))
+        if last in FORBIDDEN_KEYS:
+            return "this key is not allowed"
+        # An overlay could make another component of one that was looked at.
+        if (around and last in (TARGET, MODE)) or (key.startswith("+") and isinstance(value, Mapping)):
+            return "a component is changed from afar; give it whole"
+        if any(part in COMPONENTS for part in around):
+            return "a part of a reader or writer is changed from afar; give it whole"
+        if last in COMPONENTS and isinstance(value, Mapping):
+            if not self._is_one_of(last, value.get(TARGET)):
+                return f"a {last} of {str(value.get(TARGET))[:100]!r} may return the name of anything; it is not listed"
+        elif last in self.literals and not self._is_literal(last, value):
+            known = ", ".join(sorted(self.literals[last])) or "nothing"
+            return f"{str(value)[:100]!r} may be looked up as a name; allowed: {known}"
+        return None
+
+    def _is_literal(self, key: str, value: Any) -> bool:
+        return value is None or (isinstance(value, str) and (value in self.literals[key] or value == f"@{key}"))
+
+    def _is_one_of(self, key: str, target: Any) -> bool:
+        own = {f"{self.package}.{each}" for each in OWN_COMPONENTS[key]} if self.package else set()
+        return isinstance(target, str) and target in COMPONENTS[key] | own
+
+    def _component_fault(self, value: Mapping[str, Any]) -> str | None:
+        target = value.get(TARGET)
+        if isinstance(target, str) and target in PASSES_ON:
+            given = value.get("iterable")
+            one = isinstance(given, list) and len(given) == 1 and isinstance(given[0], str)
+            if set(value) != {TARGET, "iterable"} or not one or not REFERENCE.fullmatch(given[0]):
+                return f"{target} passes on what it is given: it takes one reference, iterable: ['@…'], and no more"
+        # To be called later, with arguments that nobody has looked at, only what the bundle itself brings.
+        elif value.get(MODE, "default") != "default" and str(target).split(".")[0] != self.package:
+            return f"{str(target)[:100]} may not be handed on to be called ({MODE})"
+        return None
 
 
 def executes_faults(name: str, config: Any, told: Mapping[str, Any]) -> Iterator[str]:

@@ -13,7 +13,7 @@ from collections.abc import Collection
 
 _LONGEST, _LARGEST, _DEEPEST = 300, 10**9, 20
 # An absolute reference as MONAI finds it, without what it also takes: empty parts, letters outside ASCII.
-_REFERENCE = re.compile(r"@\w+(?:(?:#|::)\w+)*", re.ASCII)
+REFERENCE = re.compile(r"@\w+(?:(?:#|::)\w+)*", re.ASCII)
 _STANDS_FOR = "_reference_"
 _NODES = (
     ast.Expression, ast.Constant, ast.Name, ast.Load, ast.List, ast.Tuple, ast.Dict, ast.Subscript, ast.Slice,
@@ -54,7 +54,7 @@ def computes_only(text: str) -> str | None:
         return "letters outside ASCII, a line break or a reserved name"
     if (depth := max(_depths(source), default=0)) > _DEEPEST:
         return f"brackets {depth} deep"
-    source = _REFERENCE.sub(_STANDS_FOR, source)
+    source = REFERENCE.sub(_STANDS_FOR, source)
     if left := next((sign for sign in ("@", "#", "::", "\\", "$") if sign in source), None):
         return f"{left!r} where it is no part of an absolute reference"
     try:

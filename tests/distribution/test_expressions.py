@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 import pytest
@@ -215,7 +216,30 @@ BAD_CONFIGS = {
     "reader by reference": {"a": {"_target_": "LoadImaged", "reader": "@b"}, "b": "os.system"},
     "reader from afar": {"a#reader": "os.system"},
     "reader as expression": {"a": {"_target_": "LoadImaged", "reader": "$'os.' + 'system'"}},
+    "reader that is passed on": {"a": {"reader": {"_target_": "monai.utils.first", "iterable": ["os.system"]}}},
+    "reader in a list that is passed on": {
+        "a": {"reader": [{"_target_": "monai.utils.first", "iterable": ["os.system"]}]}
+    },
+    "reader by a listed name": {"a": {"reader": {"_target_": "Compose"}}},
+    "reader of our package": {"a": {"reader": {"_target_": f"{PACKAGE}.bundle_folder"}}},
+    "reader in a list of its own": {"a": {"reader": [{"_target_": "PILReader"}]}},
+    "reader in another's place": {"a": {"reader": {"_target_": "PILReader"}}, "a#reader#_target_": "Compose"},
+    "reader's part from afar": {"a#reader#0": "os.system"},
+    "reader without a target": {"a": {"reader": {"iterable": ["os.system"]}}},
+    "reader merged in": {"+a#reader": {"_target_": "PILReader"}},
+    "a text passed on": {"a": {"_target_": "monai.utils.first", "iterable": ["os.system"]}},
+    "two passed on": {"a": {"_target_": "monai.utils.first", "iterable": ["@b", "@c"]}, "b": 1, "c": 1},
+    "passed on by reference": {"a": {"_target_": "monai.utils.first", "iterable": "@b"}, "b": ["os.system"]},
+    "passed on by default": {"a": {"_target_": "monai.utils.first", "iterable": [], "default": "os.system"}},
+    "passing on, handed on": {"a": {"_target_": "monai.utils.first", "_mode_": "callable"}},
+    "a loader, handed on": {"a": {"_target_": "LoadImaged", "_mode_": "callable"}},
+    "handed on from afar": {"a": {"_target_": "LoadImaged"}, "a#_mode_": "callable"},
+    "another handed on": {"a": {"_target_": f"{PACKAGE}.bundle_folder"}, "+a": {"_target_": "LoadImaged"}},
+    "arguments taken apart": {"a": {"_target_": "Compose", "transforms": [], "unpack_items": True}},
+    "a compiler": {"a": {"_target_": "SupervisedEvaluator", "compile": True}},
+    "a compiler's options": {"a#compile_kwargs": {"options": {"cpp.cxx": ["sh"]}}},
     "writer": {"a": {"writer": "os.system"}},
+    "writer by a listed name": {"a": {"writer": {"_target_": "PILReader"}}},
     "pickles in arrays": {"a": {"_target_": "LoadImaged", "allow_pickle": True}},
     "name of torch": {"model_dtype": "load"},
     "no object": ["$1"],
@@ -238,9 +262,42 @@ def test_the_reader_that_monai_would_import_runs_code(tmp_path):
     assert canary.exists()
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # MONAI's, of a reader that is none
+def test_a_reader_that_a_component_returns_runs_code_too(tmp_path):
+    """A listed function that returns what it is given gave the loader the name of anything."""
+    canary = tmp_path / "canary"
+    reader = {"_target_": "monai.utils.first", "iterable": ["subprocess.getoutput"]}
+    config = {"x": {"_target_": "LoadImaged", "keys": "i", "reader": reader, "cmd": f"touch {canary}"}}
+    assert any("may return the name of anything" in fault for fault in faults(config))
+    ConfigParser(config).get_parsed_content("x")
+    assert canary.exists()
+
+
+def test_a_loader_that_is_called_with_a_texts_parts_runs_code_too(tmp_path):
+    """Handed on and called with parts of the data, a listed class takes its reader from there."""
+    canary = tmp_path / "canary"
+    loader = {"_target_": "LoadImaged", "_mode_": "callable"}
+    compose = {"_target_": "Compose", "transforms": [loader], "unpack_items": True, "map_items": False}
+    more = [None, None, "meta", False, True, False, False, None, ".", False, True]
+    given = f"$('i', 'subprocess.getoutput', {str(more)[1:-1]}, @command)"
+    config = {"x": {"_target_": "Dataset", "data": [given], "transform": compose}, "command": f"touch {canary}"}
+    found = faults(config)
+    assert any("handed on" in fault for fault in found) and any("unpack_items: this key" in fault for fault in found)
+    with contextlib.suppress(Exception):  # of what is loaded; nothing depends on it
+        ConfigParser(config).get_parsed_content("x")[0]
+    assert canary.exists()
+
+
 def test_a_packed_config_passes():
     assert faults(inference()) == []
-    assert faults({**inference(), "x": {"_target_": f"{PACKAGE}.bundle_folder", "_mode_": "callable"}}) == []
+    for value in (
+        {"_target_": f"{PACKAGE}.bundle_folder", "_mode_": "callable"},
+        {"_target_": "monai.utils.first", "iterable": ["@train#history"]},
+        {"_target_": "LoadImaged", "keys": "i", "reader": {"_target_": f"{PACKAGE}.inference.RGBReader"}},
+        {"_target_": "LoadImaged", "keys": "i", "reader": "PILReader"},
+    ):
+        config = {**inference(), "x": value}
+        assert [fault for fault in faults(config) if "RGBReader" not in fault or "has no module" not in fault] == []
 
 
 def test_metadata_may_execute_nothing_not_even_what_is_listed():
