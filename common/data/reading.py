@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -36,17 +37,35 @@ def read_bytes(path: str | Path) -> bytes:
         raise InputError(f"{path}: {(error.strerror or str(error)).lower()}") from None
 
 
-def decode(content: bytes, path: str | Path) -> Image.Image:
+def decode(
+    content: bytes,
+    path: str | Path,
+    *,
+    formats: tuple[str, ...] | None = None,
+    check: Callable[[Image.Image], None] | None = None,
+) -> Image.Image:
     """Decode an image whole, so that a truncated one is found here and not in the middle of a training.
 
+    Args:
+        content: the file's bytes.
+        path: names it in an error.
+        formats: Pillow's names of those that are read, whatever the suffix says; None: all that Pillow knows.
+        check: called with the opened image, whose size and format are known, before any pixel is decoded.
+
     Raises:
-        InputError: if `content` is no image, or is cut short; `path` names it.
+        InputError: if `content` is no image, is cut short, or has more pixels than Pillow takes for honest.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # large scans and odd metadata are no fault
-            image = Image.open(io.BytesIO(content))
+            image = Image.open(io.BytesIO(content), formats=formats)
+            if check:
+                check(image)
             image.load()
+    except InputError:
+        raise
+    except Image.DecompressionBombError:
+        raise InputError(f"{path}: far too many pixels for the memory; shrink it first") from None
     except UnidentifiedImageError:
         raise InputError(f"{path}: not an image that can be read; replace or remove it") from None
     except Exception as error:  # PIL raises OSError, SyntaxError, ValueError, struct.error … for broken files

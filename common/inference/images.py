@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,13 @@ from monai.data import PILReader
 from monai.utils import ensure_tuple
 from PIL import ExifTags, Image
 
-from ..data.reading import open_image, to_rgb
+from ..data.reading import decode, read_bytes, to_rgb
 from ..errors import InputError
 from .dicom import is_dicom, read_dicom
+from .limits import check_pixels
+
+# Others are not for a suffix to bring in: PostScript, for one, would be run by Ghostscript.
+_FORMATS = ("JPEG", "PNG", "TIFF", "BMP")
 
 
 def read_rgb(path: str | Path) -> tuple[Image.Image, int]:
@@ -25,16 +30,18 @@ def read_rgb(path: str | Path) -> tuple[Image.Image, int]:
     A DICOM file (.dcm, .dicom) is read by `read_dicom`, and has none.
 
     Raises:
-        InputError: naming the file, if it cannot be read whole, holds several pages, has grey or floating-point
-            pixels of 16 or 32 bits (nobody knows their white), or a colour space that Pillow cannot convert.
+        InputError: naming the file, if it is of another format inside, has more pixels than `check_pixels` allows
+            (told before any is decoded), cannot be read whole, holds several pages, has grey or floating-point pixels
+            of 16 or 32 bits (nobody knows their white), or a colour space that Pillow cannot convert.
     """
     if is_dicom(path):
         return read_dicom(path), 1
     # Through the file's bytes: by its name, Pillow 13 maps an uncompressed TIFF into memory and scrambles a turned one.
-    image = open_image(path)
+    content = read_bytes(path)
+    image = decode(content, path, formats=_FORMATS, check=lambda opened: check_pixels(path, *opened.size))
     orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     if image.format == "TIFF":
-        with Image.open(path) as pages:  # anew: counting them would unload `image`
+        with Image.open(io.BytesIO(content)) as pages:  # anew: counting them would unload `image`
             if pages.n_frames > 1:
                 raise InputError(f"{path}: it holds {pages.n_frames} pages; save each as a file of its own")
     return _flattened(image, path), orientation if orientation in range(1, 9) else 1

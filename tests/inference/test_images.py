@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import struct
+import zlib
+from pathlib import Path
+
 import numpy as np
 import pytest
 from monai.transforms import LoadImage
@@ -91,6 +95,55 @@ def test_pages_are_refused(tmp_path):
     Image.new("RGB", (4, 4)).save(tmp_path / "pages.tif", save_all=True, append_images=[Image.new("RGB", (4, 4))])
     with pytest.raises(InputError, match=r"pages\.tif: it holds 2 pages"):
         read_rgb(tmp_path / "pages.tif")
+
+
+def _claim(path: Path, side: int) -> None:
+    # Writes another width and height into the header of a small image file; the pixels stay what they are.
+    content = bytearray(path.read_bytes())
+    if path.suffix == ".png":
+        content[16:24] = struct.pack(">2I", side, side)
+        content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    elif path.suffix == ".bmp":
+        content[18:26] = struct.pack("<2i", side, side)
+    elif path.suffix == ".jpg":
+        at = content.index(b"\xff\xc0") + 5
+        content[at : at + 4] = struct.pack(">2H", side, side)
+    else:
+        for tag in (ExifTags.Base.ImageWidth, ExifTags.Base.ImageLength):
+            at = content.index(struct.pack("<2HI", tag, 4, 1)) + 8
+            content[at : at + 4] = struct.pack("<I", side)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "tif"])
+@pytest.mark.parametrize(("side", "said"), [(7000, "7000 × 7000 pixels are more than"), (60000, "pixels")])
+def test_a_bomb_is_refused_by_its_header(tmp_path, noise, suffix, side, said):
+    """The pixels are not there: whoever decodes first finds the file cut short, and says that."""
+    path = tmp_path / f"x.{suffix}"
+    noise(64, 48).save(path)
+    _claim(path, 6000)
+    with pytest.raises(InputError, match="cut short"):
+        _damaged(path)
+    _claim(path, side)
+    with pytest.raises(InputError, match=rf"x\.{suffix}: .*{said}.*shrink it first$"):
+        read_rgb(path)
+
+
+def _damaged(path: Path) -> None:
+    # Pillow fills up a JPEG with grey where libjpeg does; a byte less is a fault in each format.
+    path.write_bytes(path.read_bytes()[:-3])
+    read_rgb(path)
+
+
+@pytest.mark.parametrize("content", [b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n", "GIF", "PPM"])
+def test_what_is_another_format_inside_is_not_opened(tmp_path, noise, content):
+    path = tmp_path / "x.png"
+    if isinstance(content, str):
+        noise(8, 8).save(path, content)
+    else:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=r"x\.png: not an image that can be read"):
+        read_rgb(path)
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "tif"])

@@ -142,7 +142,7 @@ def test_a_folder_without_write_permission_is_refused(tmp_path, folder):
 
 
 def test_an_image_too_large_for_the_memory_is_refused_by_name(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("common.inference.inputs.MOST_PIXELS", 47)
-    assert "b.png" in _refused(folder / "b.png", tmp_path / "out")
-    monkeypatch.setattr("common.inference.inputs.MOST_PIXELS", 48)
+    monkeypatch.setattr("common.inference.limits.MOST_PIXELS", 47)
+    assert "b.png: 8 × 6 pixels are more than" in _refused(folder / "b.png", tmp_path / "out")
+    monkeypatch.setattr("common.inference.limits.MOST_PIXELS", 48)
     check_inference_inputs(folder / "b.png", tmp_path / "out")
