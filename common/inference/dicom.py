@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import InputError
+from .limits import check_pixels, coded_size
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -21,6 +22,9 @@ DICOM_SUFFIXES = (".dcm", ".dicom")
 _GREY = ("MONOCHROME1", "MONOCHROME2")
 _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 _PALETTE = "PALETTE COLOR"
+_DEFLATED = "1.2.840.10008.1.2.1.99"
+_JPEG_2000 = tuple(f"1.2.840.10008.1.2.4.{end}" for end in (90, 91, 92, 93, 201, 202, 203))
+_UNKNOWN_SYNTAX = "an unknown transfer syntax"
 _BEYOND = 1e9  # no image's values reach so far: what lies there is at the end of any window
 
 
@@ -62,13 +66,19 @@ def open_dicom(path: str | Path) -> Dataset:
     """Read a DICOM file, pixel data included but not decoded.
 
     Raises:
-        InputError: if it is missing, is no DICOM file, or is no image of one frame.
+        InputError: if it is missing, is no DICOM file, is no image of one frame, has more pixels than
+            `check_pixels` allows, or is deflated as a whole.
     """
     with discreet(path):
         import pydicom
         from pydicom.errors import InvalidDicomError
+        from pydicom.filereader import read_file_meta_info
 
         try:
+            # Reading anything beyond the file meta information would inflate all of it, a thousandfold at worst.
+            if read_file_meta_info(path).get("TransferSyntaxUID") == _DEFLATED:
+                raise InputError(f"{path}: the whole file is deflated; save it uncompressed (dcmconv +te)")
+            _check_header(pydicom.dcmread(path, stop_before_pixels=True), path)
             dataset = pydicom.dcmread(path)
         except InvalidDicomError:
             raise InputError(f"{path}: no DICOM file (it has no DICOM header); remove it, or mend its suffix") from None
@@ -78,12 +88,31 @@ def open_dicom(path: str | Path) -> Dataset:
         return dataset
 
 
-def _check_single_frame(dataset: Dataset, path: str | Path) -> None:
-    kind = getattr(dataset.get("SOPClassUID"), "name", "")
-    kind = f" ({kind})" if kind and not kind[0].isdigit() else ""
-    frames = int(dataset.get("NumberOfFrames") or 1)
+def standard_name(uid: Any, otherwise: str) -> str:
+    """The standard's name of a UID, or `otherwise`: any text may stand in its place in a broken file."""
+    from pydicom.uid import UID
+
+    return uid.name if isinstance(uid, UID) and uid.name != str(uid) else otherwise
+
+
+def _check_header(header: Dataset, path: str | Path) -> None:
+    frames = int(header.get("NumberOfFrames") or 1)
     if frames != 1:
-        raise InputError(f"{path}: it holds {frames} frames; save each as a file of its own{kind}")
+        raise InputError(f"{path}: it holds {frames} frames; save each as a file of its own{_kind(header)}")
+    check_pixels(path, int(header.get("Columns") or 0), int(header.get("Rows") or 0))
+
+
+def _kind(dataset: Dataset) -> str:
+    return f" ({standard_name(dataset.get('SOPClassUID'), 'an unknown kind of object')})"
+
+
+def _number(value: Any) -> str:
+    # Of a broken file the value may be any text.
+    return str(int(value)) if isinstance(value, int) else "an unknown number of"
+
+
+def _check_single_frame(dataset: Dataset, path: str | Path) -> None:
+    kind = _kind(dataset)
     if "PixelData" not in dataset:
         raise InputError(f"{path}: it holds no pixel data{kind}, or is cut short; give images only")
     if "SharedFunctionalGroupsSequence" in dataset:
@@ -91,7 +120,7 @@ def _check_single_frame(dataset: Dataset, path: str | Path) -> None:
         raise InputError(f"{path}: an enhanced, multi-frame object{kind}; export it as single-frame images")
     bits, samples = dataset.get("BitsAllocated"), dataset.get("SamplesPerPixel", 1)
     if bits not in (8, 16):
-        told = "no BitsAllocated" if bits is None else f"{bits} bits a pixel"
+        told = "no BitsAllocated" if bits is None else f"{_number(bits)} bits a pixel"
         raise InputError(f"{path}: {told}{kind}; images of 8 or 16 bits are read")
     known = (*_GREY, _PALETTE) if samples == 1 else _COLOUR if samples == 3 else ()
     photometric = dataset.get("PhotometricInterpretation")
@@ -99,9 +128,12 @@ def _check_single_frame(dataset: Dataset, path: str | Path) -> None:
         # Shown only where it is a word that the standard could have: any text may stand in a broken file.
         word = photometric if photometric in _OTHER_PHOTOMETRICS else "unknown"
         raise InputError(
-            f"{path}: photometric interpretation {word} with {samples} samples a pixel; known are, with 1, "
+            f"{path}: photometric interpretation {word} with {_number(samples)} samples a pixel; known are, with 1, "
             f"{', '.join((*_GREY, _PALETTE))}; with 3, {', '.join(_COLOUR)}; save it as one of these"
         )
+    if photometric in ("YBR_ICT", "YBR_RCT") and dataset.file_meta.get("TransferSyntaxUID") not in _JPEG_2000:
+        # They are steps of JPEG 2000, which its decoder undoes; elsewhere nobody would.
+        raise InputError(f"{path}: photometric interpretation {photometric} outside JPEG 2000; save it as RGB")
 
 
 _OTHER_PHOTOMETRICS = (*_GREY, _PALETTE, *_COLOUR, "HSV", "ARGB", "CMYK", "YBR_PARTIAL_422", "YBR_PARTIAL_420", "XYB")
@@ -111,9 +143,10 @@ def read_dicom(path: str | Path) -> Image.Image:
     """Read a single-frame DICOM image as 8-bit RGB of its own Columns and Rows, its pixels where the file has them.
 
     - Grey (MONOCHROME1, MONOCHROME2): the modality LUT or rescaling, then the first VOI LUT of the file or its first
-      window, as pydicom applies them, and the output's whole range to 0…255. Without either, 8 bits stored stay as
-      they are, and of more the image's own smallest to largest value become 0…255 (pixel padding left out): a stored
-      range is mostly far wider than what is in it, and the picture would be black. MONOCHROME1 is inverted last.
+      window, as pydicom applies them, and the output's whole range to 0…255. Without LUT and window, unsigned values
+      of 8 bits that no rescaling changes stay as they are (of less, their stored range becomes 0…255), and of all
+      others the image's own smallest to largest value become 0…255 (pixel padding left out): a stored range is mostly
+      far wider than what is in it, and the picture would be black. MONOCHROME1 is inverted last.
     - Colour: RGB, YBR_FULL, YBR_FULL_422 (and YBR_ICT, YBR_RCT in JPEG 2000) as RGB, either planar configuration;
       PALETTE COLOR by its palette; 16 bits to 8 by their stored range.
     - Compressed files as far as pydicom has a decoder here: with Pillow JPEG baseline and JPEG 2000, RLE always.
@@ -121,13 +154,15 @@ def read_dicom(path: str | Path) -> Image.Image:
     Overlays, shutters, ICC profiles and PatientOrientation are not heeded; non-square pixels stay as stored.
 
     Raises:
-        InputError: as `open_dicom`; if it cannot be decoded here, or holds less pixels than its header says.
+        InputError: as `open_dicom`; if it cannot be decoded here, or holds other pixels than its header says.
     """
     dataset = open_dicom(path)
-    syntax = _syntax_name(dataset)
+    syntax = standard_name(dataset.file_meta.get("TransferSyntaxUID"), _UNKNOWN_SYNTAX)
     fault = f"its pixel data ({syntax}) cannot be decoded here, or is cut short; copy it again, or save it uncompressed"
     with discreet(path, fault):
         _check_decodable(dataset, path)
+        if dataset.file_meta.TransferSyntaxUID.is_compressed:
+            _check_coded(dataset, path)
         stored = dataset.pixel_array
         if dataset.PhotometricInterpretation in _GREY:
             grey = _grey(dataset, stored)
@@ -148,12 +183,6 @@ def _processing() -> Any:
     return pixels
 
 
-def _syntax_name(dataset: Dataset) -> str:
-    # The standard's name; a broken file may have any text in its place, which is not shown.
-    name = getattr(dataset.file_meta.get("TransferSyntaxUID"), "name", "")
-    return name if name[:1].isalpha() else "an unknown transfer syntax"
-
-
 def _check_decodable(dataset: Dataset, path: str | Path) -> None:
     syntax = dataset.file_meta.TransferSyntaxUID
     try:
@@ -169,14 +198,33 @@ def _check_decodable(dataset: Dataset, path: str | Path) -> None:
             able = False
     if not able:
         raise InputError(
-            f"{path}: compressed as {_syntax_name(dataset)}, for which no decoder is installed; pip install pylibjpeg "
-            "pylibjpeg-libjpeg pylibjpeg-openjpeg, or save it uncompressed (gdcmconv --raw)"
+            f"{path}: compressed as {standard_name(syntax, _UNKNOWN_SYNTAX)}, for which no decoder is installed; pip "
+            "install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg, or save it uncompressed (gdcmconv --raw)"
         )
+
+
+def _check_coded(dataset: Dataset, path: str | Path) -> None:
+    # A decoder makes what the compressed stream says, however large, whatever the header says.
+    try:
+        from pydicom.encaps import generate_frames
+    except ImportError:  # pydicom 2
+        from pydicom.encaps import generate_pixel_data_frame
+
+        frames = list(generate_pixel_data_frame(dataset.PixelData, 1))
+    else:
+        table = [dataset.get(f"ExtendedOffsetTable{end}") for end in ("", "Lengths")]
+        extended = tuple(table) if all(table) else None
+        frames = list(generate_frames(dataset.PixelData, number_of_frames=1, extended_offsets=extended))
+    if len(frames) != 1:
+        raise InputError(f"{path}: its pixel data holds {len(frames)} frames; save each as a file of its own")
+    size, told = coded_size(frames[0]), (int(dataset.Columns), int(dataset.Rows))
+    if size not in (None, told):
+        raise InputError(f"{path}: its pixel data is not of its Rows and Columns; copy it again or remove it")
 
 
 def _grey(dataset: Dataset, stored: np.ndarray) -> np.ndarray:
     pixels = _processing()
-    values = pixels.apply_modality_lut(stored, dataset)
+    values = stored if _is_identity(dataset) else pixels.apply_modality_lut(stored, dataset)
     if dataset.get("VOILUTSequence"):
         values = pixels.apply_voi(values, dataset)
         low, high = 0, 2 ** int(dataset.VOILUTSequence[0].LUTDescriptor[2]) - 1
@@ -190,6 +238,12 @@ def _grey(dataset: Dataset, stored: np.ndarray) -> np.ndarray:
         low, high = (inside.min(), inside.max()) if inside.size else (0, 0)
     shown = _to_8_bit(values, low, high)
     return 255 - shown if dataset.PhotometricInterpretation == "MONOCHROME1" else shown
+
+
+def _is_identity(dataset: Dataset) -> bool:
+    # Many devices write a rescaling that changes nothing, which must not make another picture.
+    rescaling = dataset.get("RescaleSlope"), dataset.get("RescaleIntercept")
+    return rescaling == (1, 0) and not dataset.get("ModalityLUTSequence")
 
 
 def _has_window(dataset: Dataset) -> bool:

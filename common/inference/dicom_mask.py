@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import InputError
-from .dicom import discreet, open_dicom
+from .dicom import discreet, open_dicom, standard_name
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -60,9 +60,10 @@ class SegmentationSeries:
                 its kind.
         """
         source = _reference(open_dicom(path), path)
+        kind = standard_name(source.SOPClassUID, "an unknown kind of object")
         fault = (
-            f"what a DICOM mask refers to or takes over of its {source.SOPClassUID.name} is missing or has no valid "
-            "form; save the image as PNG"
+            f"what a DICOM mask refers to or takes over of its image ({kind}) is missing or has no valid form; save "
+            "the image as PNG"
         )
         with discreet(path, fault):
             from highdicom import UID

@@ -44,6 +44,14 @@ def plant(dataset: Dataset) -> None:
     dataset.PatientSex = "F"
 
 
+def with_syntax(path: Path, text: str) -> Path:
+    """Put a text in the place of the transfer syntax's UID of a file of `dicom`, of not more than its length."""
+    content, uid = path.read_bytes(), f"{ExplicitVRLittleEndian}\0".encode()
+    assert content.count(uid) == 1 and len(text) <= len(uid)
+    path.write_bytes(content.replace(uid, text.encode().ljust(len(uid), b"\0")))
+    return path
+
+
 def dicom(path: Path, pixels: np.ndarray | bytes, photometric: str = "MONOCHROME2", **attributes: Any) -> Path:
     """Write a single-frame DICOM file, of an array `(H, W)` or `(H, W, 3)`, or of a JPEG's bytes.
 

@@ -6,17 +6,21 @@ import io
 import sys
 from pathlib import Path
 
+import jpeg_ls
 import numpy as np
 import pydicom
 import pytest
 from PIL import Image
 from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate
 from pydicom.pixels import convert_color_space
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from common.errors import InputError
 from common.inference import read_rgb
 from common.inference.dicom import read_dicom
-from tests.inference.drawn_dicom import PLANTED, SEGMENTATION, dicom
+from common.inference.limits import coded_size
+from tests.inference.drawn_dicom import PLANTED, SEGMENTATION, WORD, dicom, with_syntax
 
 SHIPPED = Path(pydicom.__file__).parent / "data" / "test_files"  # what lies in the wheel; nothing is downloaded
 
@@ -100,6 +104,27 @@ def test_8_bits_without_a_window_stay(tmp_path, grey):
     assert np.array_equal(_grey(dicom(tmp_path / "x.dcm", grey)), grey)
 
 
+def test_a_rescaling_that_changes_nothing_makes_no_other_picture(tmp_path, grey, deep):
+    narrow = grey // 4 + 60
+    for name, values in (("narrow", narrow), ("deep", deep), ("signed", narrow.astype(np.int8))):
+        without = _grey(dicom(tmp_path / f"{name}.dcm", values))
+        identity = {"RescaleSlope": "1", "RescaleIntercept": "0.0", "RescaleType": "US"}
+        assert np.array_equal(_grey(dicom(tmp_path / f"{name}_1.dcm", values, **identity)), without)
+        window = {"WindowCenter": 90, "WindowWidth": 40}
+        windowed = _grey(dicom(tmp_path / f"{name}_w.dcm", values, **window))
+        assert np.array_equal(_grey(dicom(tmp_path / f"{name}_1w.dcm", values, **identity, **window)), windowed)
+    assert np.array_equal(_grey(tmp_path / "narrow_1.dcm"), narrow)
+
+
+def test_a_modality_lut_goes_before_a_rescaling_that_changes_nothing(tmp_path, grey):
+    item = Dataset()
+    item.LUTDescriptor = [256, 0, 16]
+    item.add_new("LUTData", "US", [(255 - value) * 257 for value in range(256)])
+    path = dicom(tmp_path / "x.dcm", grey, ModalityLUTSequence=[item], RescaleSlope=1, RescaleIntercept=0)
+    low, high = int(grey.min()), int(grey.max())
+    assert np.abs(_grey(path) - 255 * (high - grey.astype(float)) / (high - low)).max() <= 0.51
+
+
 @pytest.mark.parametrize("window", [{}, {"WindowCenter": 100, "WindowWidth": 50}], ids=["no window", "window"])
 def test_monochrome1_is_monochrome2_inverted(tmp_path, grey, deep, window):
     for name, values in (("8", grey), ("12", deep)):
@@ -168,10 +193,14 @@ def test_a_voi_lut_goes_before_a_window(tmp_path, grey):
         ({"PixelData": b"\0\0"}, "Explicit VR Little Endian) cannot be decoded here, or is cut short"),
         ({"PhotometricInterpretation": "HSV"}, "photometric interpretation HSV with 1 samples"),
         ({"PhotometricInterpretation": "RGB"}, "photometric interpretation RGB with 1 samples"),
+        ({"SamplesPerPixel": 255}, "photometric interpretation MONOCHROME2 with 255 samples"),
         ({"PhotometricInterpretation": PLANTED[0][:16].upper()}, "photometric interpretation unknown"),
         ({"BitsAllocated": 32}, "32 bits a pixel"),
         ({"SharedFunctionalGroupsSequence": [Dataset()]}, "export it as single-frame images"),
         ({"Rows": 700}, "or is cut short"),
+        ({"Rows": 7000, "Columns": 6000}, "6000 × 7000 pixels are more than 40 million"),
+        ({"PixelData": None, "SOPClassUID": WORD}, "no pixel data (an unknown kind of object)"),
+        ({"NumberOfFrames": 2, "SOPClassUID": WORD}, "a file of its own (an unknown kind of object)"),
     ],
 )
 def test_what_is_no_image_of_one_frame_is_one_line(tmp_path, grey, attributes, said):
@@ -192,6 +221,58 @@ def test_a_file_cut_short_is_one_line_wherever_it_ends(tmp_path, coloured):
     for end in [*range(0, len(whole) - 1, 97), len(whole) - 2]:
         path.write_bytes(whole[:end])
         _refused(path)
+
+
+def test_a_text_in_place_of_a_number_or_a_transfer_syntax_is_not_shown(tmp_path, grey):
+    assert "an unknown transfer syntax" in _refused(with_syntax(dicom(tmp_path / "x.dcm", grey), WORD))
+    for tag, said in ((0x00280002, "an unknown number of samples"), (0x00280100, "an unknown number of bits")):
+        broken = pydicom.dcmread(dicom(tmp_path / "y.dcm", grey))
+        del broken[tag]
+        broken.add_new(tag, "LO", WORD)
+        broken.save_as(tmp_path / "y.dcm")
+        assert said in _refused(tmp_path / "y.dcm")
+
+
+def test_a_deflated_file_is_refused_before_it_is_inflated(tmp_path, grey):
+    dataset = pydicom.dcmread(dicom(tmp_path / "x.dcm", grey))
+    dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    dataset.save_as(tmp_path / "x.dcm")
+    content = (tmp_path / "x.dcm").read_bytes()
+    for kept in (len(content), len(content) - 200):  # of which the second cannot be inflated
+        (tmp_path / "x.dcm").write_bytes(content[:kept])
+        assert "the whole file is deflated; save it uncompressed" in _refused(tmp_path / "x.dcm")
+
+
+def _encoded(image: Image.Image, kind: str) -> bytes:
+    if kind == "JPEG-LS":
+        return bytes(jpeg_ls.encode_array(np.asarray(image)))
+    stream = io.BytesIO()
+    image.save(stream, kind, **({"no_jp2": True} if kind == "JPEG2000" else {"progressive": kind == "MPO"}))
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "MPO", "JPEG2000", "JPEG-LS"])
+def test_a_compressed_stream_says_its_size(noise, kind):
+    stream = _encoded(noise(61, 43), kind)
+    assert coded_size(stream) == (61, 43)
+    assert all(coded_size(stream[:end]) in (None, (61, 43)) for end in range(len(stream)))
+    assert coded_size(b"") is None and coded_size(bytes(100)) is None
+
+
+def test_a_stream_larger_than_its_header_says_is_refused_before_it_is_decoded(tmp_path, noise):
+    stream = _encoded(noise(64, 48), "JPEG")[:640]  # all but the header left out: it cannot be decoded
+    assert coded_size(stream) == (64, 48)
+    path = dicom(tmp_path / "x.dcm", stream, "YBR_FULL", Rows=8, Columns=8)
+    assert "not of its Rows and Columns" in _refused(path)
+    path = dicom(tmp_path / "x.dcm", stream, "YBR_FULL", Rows=48, Columns=64)
+    assert "or is cut short" in _refused(path)
+    path = dicom(tmp_path / "x.dcm", stream, "YBR_FULL", Rows=48, Columns=64, PixelData=encapsulate([stream] * 3))
+    assert "its pixel data holds 3 frames" in _refused(path)
+
+
+@pytest.mark.parametrize("photometric", ["YBR_ICT", "YBR_RCT"])
+def test_a_colour_transform_of_jpeg_2000_is_refused_elsewhere(tmp_path, coloured, photometric):
+    assert "outside JPEG 2000" in _refused(dicom(tmp_path / "x.dcm", coloured, photometric))
 
 
 def test_a_compression_without_a_decoder_is_named_with_what_to_do():

@@ -16,7 +16,7 @@ from PIL import Image
 from common.errors import InputError
 from common.inference import check_inference_inputs, inference_items
 from common.inference.dicom_mask import SegmentationSeries
-from tests.inference.drawn_dicom import MR, PLACE, PLANTED, SEGMENTATION, dicom
+from tests.inference.drawn_dicom import MR, PLACE, PLANTED, SEGMENTATION, WORD, dicom, with_syntax
 
 REPOSITORY = Path(__file__).parents[2]
 # Types 1 and 2 of the Patient and General Study modules: PS3.3 C.7.1.1 and C.7.2.1.
@@ -141,7 +141,9 @@ def test_what_a_mask_cannot_refer_to_is_refused_before_the_run(tmp_path, picture
 
 def test_a_kind_that_wants_a_place_is_refused_without_one(tmp_path, picture):
     dicom(tmp_path / "in" / "x.dcm", picture[..., 0], SOPClassUID=MR)
-    with pytest.raises(InputError, match=r"refers to or takes over of its MR Image Storage is missing.*; save .* PNG"):
+    with pytest.raises(
+        InputError, match=r"refers to or takes over of its image \(MR Image Storage\) is missing.*; save .* PNG"
+    ):
         check_inference_inputs(tmp_path / "in", tmp_path / "out")
 
 
@@ -202,6 +204,9 @@ def test_nothing_of_the_patient_is_in_results_or_messages(tmp_path, picture, sou
         # A number that is a name: pydicom's own error and warning quote it.
         bad.write_bytes(bad.read_bytes().replace(b"IS\x02\x003 ", b"IS\x02\x00Zw"))
         dicom(tmp_path / "in" / "z.dcm", picture, "RGB", PixelData=b"\0\0")
+        for name, attributes in (("a", {}), ("b", {"PixelData": None}), ("c", {"NumberOfFrames": 2})):
+            dicom(tmp_path / "in" / f"{name}.dcm", picture, "RGB", SOPClassUID=WORD, **attributes)
+        with_syntax(dicom(tmp_path / "in" / "d.dcm", picture, "RGB"), WORD)
     command = [
         "-m",
         "monai.bundle",
@@ -216,7 +221,7 @@ def test_nothing_of_the_patient_is_in_results_or_messages(tmp_path, picture, sou
         [sys.executable, *command, *map(str, given)], cwd=REPOSITORY, capture_output=True, text=True, check=False
     )
     assert ended.returncode == (0 if sound else 2), ended.stderr[-2000:]
-    assert ("y.dcm" in ended.stderr and "z.dcm" in ended.stderr) != sound
-    assert len(_told(tmp_path / "in", ended)) == 3 - sound  # what is looked for is there to be found
+    assert all(f"{name}.dcm: " in ended.stderr for name in "yzabcd") != sound
+    assert len(_told(tmp_path / "in", ended)) == (2 if sound else 7)  # what is looked for is there to be found
     assert _told(tmp_path / "out", ended) == []
     assert (tmp_path / "out" / "results.csv").exists() == sound
