@@ -146,7 +146,7 @@ class KeepRetrained:
     """An Ignite handler that keeps what a retraining has made better, and says by how much.
 
     The network that it begins with is validated too; only what does better than that is written to `path`, whole, with
-    its record beside it, when the training has ended. The images of the training are removed then.
+    its record beside it, when the training has ended. The images of the training are removed however it ends.
 
     Args:
         path: the weights that inference takes first.
@@ -161,6 +161,8 @@ class KeepRetrained:
         """Register on the trainer."""
         engine.add_event_handler(Events.STARTED, self._measure)
         engine.add_event_handler(Events.COMPLETED, self._keep)
+        engine.add_event_handler(Events.TERMINATE, self._remove_images)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self._failed)
 
     def _measure(self, engine: Engine) -> None:
         evaluator = self.checkpoint.evaluator
@@ -171,11 +173,20 @@ class KeepRetrained:
     def _keep(self, engine: Engine) -> None:
         if idist.get_rank() > 0:
             return
+        self._remove_images(engine)
         made = self.checkpoint.model_path
-        remove(made.parent / DATA)
         if not made.is_file():
             logger.info(f"no epoch was better than {self.before:.4f}, which it began with: nothing is changed")
             return
         write_record(self.path, read_record(made))
         save_checkpoint(self.path, read_checkpoint(made))
         logger.info(f"mean Dice on the validation images {self.before:.4f} → {self.checkpoint.best:.4f}: {self.path}")
+
+    def _remove_images(self, engine: Engine) -> None:
+        if idist.get_rank() == 0:
+            remove(self.checkpoint.model_path.parent / DATA)
+
+    def _failed(self, engine: Engine, error: Exception) -> None:
+        # No copy of an image stays, however the training ends; ignite leaves it to a handler to raise again.
+        self._remove_images(engine)
+        raise error

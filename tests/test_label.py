@@ -172,6 +172,20 @@ def test_what_is_no_better_is_not_kept(bundle, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_training_that_fails_leaves_no_image_and_changes_nothing(bundle, tmp_path):
+    drawn = draw_prepared(tmp_path / "drawn")
+    items = [{role: item[role] for role in ("image", "label")} for item in read_datalist(drawn, None, "training")]
+    kept = bundle / "models" / RETRAINED
+    kept.write_bytes(b"what was there before")
+    # A rate beyond all bounds: the loss is no number at once, and the training stops itself with an error.
+    with pytest.raises((Exception, SystemExit)):
+        _train(bundle, items, items, 2, image_size=64, **{"optimizer#lr": 1e30})
+    release_folder(bundle / "models" / WORK)
+    assert (bundle / "models" / WORK).is_dir() and not (bundle / "models" / WORK / DATA).exists()
+    assert kept.read_bytes() == b"what was there before"
+
+
+@pytest.mark.slow
 def test_a_training_on_a_prepared_folder_knows_nothing_of_it(bundle, tmp_path):
     """Lists beside a folder are MONAI's business: the run goes where its options say."""
     drawn = draw_prepared(tmp_path / "drawn")
