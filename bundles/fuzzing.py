@@ -32,6 +32,7 @@ from common.errors import InputError
 from .archive import zip_bytes
 from .archives import read_archive
 from .manifest import NAME, executed, json_bytes
+from .naming import named_anew
 from .opening import read_limited, sha256
 from .verifying import UNEXPECTED, examine_bytes
 
@@ -278,6 +279,9 @@ def _forged(data: bytes, files: dict, generator: random.Random) -> bytes:
         inside[name] = json_bytes(_value_changed(json.loads(inside[name]), generator))
     else:
         inside[name] = _bytes_changed(inside[name], generator)
+    if manifest["package"]:
+        manifest["package"], inside = named_anew(manifest["name"], manifest["package"], inside)
+        manifest["python"] = sorted(each for each in inside if each.endswith(".py"))
     manifest["files"] = {each: {"sha256": sha256(content), "size": len(content)} for each, content in inside.items()}
     with suppress(ValueError, AttributeError):  # where it is no JSON any more
         manifest["executes"] = executed(inside)

@@ -22,6 +22,7 @@ from .configs import SEGMENTER, packed_config, read_yaml, render, sister_of
 from .executables import executables
 from .manifest import FULL, NAME, build_manifest, packages_of
 from .model_card import model_card
+from .naming import package_name, placeholder
 from .sbom import SUFFIX as SBOM_SUFFIX
 from .sbom import sbom
 from .sources import bundle_files, find_bundle, metadata_of, read_tree
@@ -29,7 +30,6 @@ from .texts import packed_text
 
 MODEL = "models/model.pt"
 CARD = "docs/model_card.md"
-_HASH_DIGITS = 12
 
 
 @dataclass(frozen=True)
@@ -87,10 +87,7 @@ def pack(root: Path, name: str) -> Packed:
             package + path.removeprefix(PACKAGE): named(path, content, package) for path, content in code.items()
         }
 
-    # The name holds a digest of all that is packed, so that no two builds, not even two that differ in weights alone,
-    # share a module in one process.
-    stem = f"law_order_{name}_"
-    package = stem + _digest(files_as(stem + "0" * _HASH_DIGITS))[:_HASH_DIGITS]
+    package = package_name(name, files_as(placeholder(name)))
     files = files_as(package)
     tree = read_tree(root, [name, PACKAGE, "bundles", *_sisters(configs)])
     files[NAME] = build_manifest(name, metadata["version"], FULL, package, tree, packages_of(metadata), files)
@@ -162,11 +159,3 @@ def requirements(packages: Mapping[str, str]) -> bytes:
     """A requirements file of exact versions."""
     lines = [f"{package}=={version}" for package, version in packages.items()]
     return "\n".join(["# What this bundle was tested with: pip install -r requirements.txt", *lines, ""]).encode()
-
-
-def _digest(files: Mapping[str, bytes]) -> str:
-    whole = hashlib.sha256()
-    for path in sorted(files):
-        whole.update(f"{path}\0{len(files[path])}\0".encode())
-        whole.update(files[path])
-    return whole.hexdigest()

@@ -28,6 +28,7 @@ from .consistency import (
 )
 from .executables import executables
 from .manifest import FULL, NAME, json_bytes
+from .naming import package_fault
 from .opening import Contents, open_folder, open_zip, read_limited, sha256
 from .own_python import LARGEST, OwnPython, other_packages, parse_python, reaches_for
 from .report import CATALOGUE, ERROR, NOTE, SIGNATURE, WARNING, Finding, Report
@@ -220,6 +221,13 @@ def _files(bundle: _Bundle) -> Iterator[Finding]:
     yield from place_findings(bundle.contents, bundle.manifest)
 
 
+def _package(bundle: _Bundle) -> Iterator[Finding]:
+    # Under another bundle's name its code would be taken for that one's, by people and by Python.
+    manifest, files = bundle.manifest, {path: each for path, each in bundle.contents.files.items() if path != NAME}
+    if manifest["package"] and (fault := package_fault(manifest["name"], manifest["package"], files)):
+        yield Finding(ERROR, f"{NAME}: {fault}")
+
+
 def _texts(bundle: _Bundle) -> Iterator[Finding]:
     for path, content in bundle.contents.files.items():
         if path.endswith(_TEXTS):
@@ -301,4 +309,4 @@ def _other_json(bundle: _Bundle) -> Iterator[Finding]:
                 yield Finding(ERROR, str(error))
 
 
-_CHECKS = (_files, _texts, _python, _configs, _described, _weights, _other_json)
+_CHECKS = (_files, _package, _texts, _python, _configs, _described, _weights, _other_json)

@@ -18,10 +18,10 @@ from bundles.boot import FIND_PACKAGE, IMPORTS
 from bundles.executables import executables
 from bundles.exporting import _torchscript
 from bundles.manifest import FULL, NAME, build_manifest, json_bytes, packages_of
+from bundles.naming import named_anew, package_name, placeholder
 from bundles.opening import sha256
 from bundles.sources import Tree, collection, metadata_of
 
-PACKAGE = "law_order_mini_0123456789ab"
 VERSION = "0.1.0"
 ZIP = f"mini_v{VERSION}.zip"
 LOGGING = (collection() / "order_polyps" / "configs" / "logging.conf").read_bytes()
@@ -74,11 +74,15 @@ def rewritten(content: bytes, change: Callable[[dict[str, bytes]], Any]) -> byte
 
 def inference() -> dict[str, Any]:
     """A packed config in small: ours and MONAI's components, expressions of each kind, the boot expression."""
+    return _inference(PACKAGE)
+
+
+def _inference(package: str) -> dict[str, Any]:
     return {
-        "bundle_root": {"_target_": f"{PACKAGE}.bundle_folder", "name": "mini"},
+        "bundle_root": {"_target_": f"{package}.bundle_folder", "name": "mini"},
         "image_size": 64,
         "device": "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')",
-        "network_def": {"_target_": f"{PACKAGE}.nets.SmallNet"},
+        "network_def": {"_target_": f"{package}.nets.SmallNet"},
         "transform": {
             "_target_": "Compose",
             "transforms": [
@@ -99,22 +103,29 @@ def _metadata() -> dict[str, Any]:
 
 def mini() -> dict[str, bytes]:
     """The files of a small bundle with code, without its manifest."""
+    return _mini(PACKAGE)
+
+
+def _mini(package: str) -> dict[str, bytes]:
     metadata = _metadata()
     pins = "".join(f"{name}=={version}\n" for name, version in packages_of(metadata).items())
     return {
         "LICENSE": b"Apache-2.0\n",
-        "configs/inference.json": json_bytes(inference()),
+        "configs/inference.json": json_bytes(_inference(package)),
         "configs/logging.conf": LOGGING,
         "configs/metadata.json": json_bytes(metadata),
         "docs/README.md": b"# mini\n",
         "docs/data_license.txt": LICENCE,
         "models/model.pt": saved(network().state_dict()),
         "requirements.txt": pins.encode(),
-        f"{PACKAGE}/__init__.py": b'"""Mini."""\n\n\ndef bundle_folder(name):\n    return name\n',
-        f"{PACKAGE}/files.py": b"import os\n\n\ndef names(folder):\n    return os.listdir(folder)\n",
-        f"{PACKAGE}/nets/__init__.py": b"from .small import SmallNet\n",
-        f"{PACKAGE}/nets/small.py": b"import torch\n\n\nclass SmallNet(torch.nn.Module):\n    pass\n",
+        f"{package}/__init__.py": b'"""Mini."""\n\n\ndef bundle_folder(name):\n    return name\n',
+        f"{package}/files.py": b"import os\n\n\ndef names(folder):\n    return os.listdir(folder)\n",
+        f"{package}/nets/__init__.py": b"from .small import SmallNet\n",
+        f"{package}/nets/small.py": b"import torch\n\n\nclass SmallNet(torch.nn.Module):\n    pass\n",
     }
+
+
+PACKAGE = package_name("mini", _mini(placeholder("mini")))
 
 
 def code_free(config: Mapping[str, Any]) -> dict[str, bytes]:
@@ -124,16 +135,21 @@ def code_free(config: Mapping[str, Any]) -> dict[str, bytes]:
 
 
 def manifested(
-    files: Mapping[str, bytes], kind: str = FULL, change: Callable[[dict], Any] | None = None
+    files: Mapping[str, bytes],
+    kind: str = FULL,
+    change: Callable[[dict], Any] | None = None,
+    package: str | None = None,
 ) -> dict[str, bytes]:
     """Files with a manifest that fits them, as one makes who means to deceive as well.
 
     Args:
         change: what to do to the parsed manifest before it is put in.
+        package: name that the Python has in `files`, and keeps; without it, it gets the name that they give it.
     """
     files = {path: content for path, content in files.items() if path != NAME}
     requires = packages_of(_metadata())
-    package = PACKAGE if kind == FULL else None
+    if kind == FULL and package is None:
+        package, files = named_anew("mini", PACKAGE, files)
     readable = {path: content if _is_readable(path, content) else b"{}" for path, content in files.items()}
     manifest = json.loads(build_manifest("mini", VERSION, kind, package, Tree("0" * 40, False), requires, readable))
     manifest["files"] = {path: {"sha256": sha256(each), "size": len(each)} for path, each in files.items()}
