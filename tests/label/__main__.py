@@ -260,10 +260,11 @@ if __name__ == "__main__":
     parser.add_argument("--packer", default=str(REPOSITORY / ".venv/bin/python"))
     parser.add_argument("--work", type=Path, help="a new folder, which stays; by default one that goes")
     arguments = parser.parse_args()
+    packer = str(Path(arguments.packer).absolute())  # not resolved: it is a link, and its folder tells its packages
     logging.disable(logging.INFO)  # MONAI Label's client and CVAT's function tell each step
     if arguments.work:
         arguments.work.mkdir(parents=True)
-        Check(arguments.work.resolve(), arguments.packer).all()
+        Check(arguments.work.resolve(), packer).all()
     else:
         with tempfile.TemporaryDirectory() as folder:
-            Check(Path(folder), arguments.packer).all()
+            Check(Path(folder), packer).all()

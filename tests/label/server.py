@@ -27,7 +27,7 @@ from PIL import Image
 from common.vision_operators import make_torchvision_importable
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PATIENCE = 240  # seconds, for the server to start and for each task of it
+PATIENCE = 900  # seconds, for the server to start and for each task of it
 POLL = 1.0
 # MONAI Label imports all of torchvision, whose compiled part cannot load where it is built for CUDA and torch is not.
 _DECLARE = f"""
