@@ -184,3 +184,20 @@ PASSES_ON = frozenset({"monai.utils.first"})
 FORBIDDEN_KEYS = frozenset(
     {"_debug_", "allow_pickle", "compile", "compile_kwargs", "trust_remote_code", "unpack_items", "weights_only"}
 )
+
+# ---- packages -------------------------------------------------------------------------------------------------
+
+# What a bundle may ask a reader to install, by the names of the package index: an installation runs what it fetches.
+CODE_FREE_PACKAGES = frozenset({"fire", "monai", "numpy", "pillow", "pytorch-ignite", "torch", "tqdm"})
+PACKAGES = CODE_FREE_PACKAGES | {
+    "diffusers",
+    "jsonschema",
+    "matplotlib",
+    "nibabel",
+    "pytorch-optimizer",
+    "pyyaml",
+    "safetensors",
+    "scipy",
+    "tensorboard",
+    "transformers",
+}

@@ -15,6 +15,7 @@ from typing import Any
 
 import jsonschema
 
+from .allowed import CODE_FREE_PACKAGES, PACKAGES
 from .config_checks import METADATA
 from .manifest import CODE_FREE, FULL, NAME, first_paragraph, packages_of
 from .opening import Contents, sha256
@@ -22,6 +23,8 @@ from .report import ERROR, NOTE, WARNING, Finding
 
 _MOST_ERRORS = 20  # of a schema
 REQUIREMENTS, DATA_LICENCE = "requirements.txt", "docs/data_license.txt"
+REQUIREMENTS_HEAD = "# What this bundle was tested with: pip install -r requirements.txt"
+_ALWAYS_NEEDED = frozenset({"monai", "numpy", "torch"})
 _ALWAYS = ("LICENSE", REQUIREMENTS, METADATA, "docs/README.md", DATA_LICENCE)
 _NEEDED = {FULL: ("models/model.pt",), CODE_FREE: ("models/model.ts", "configs/inference.json")}
 # Where which kinds of files may lie. What is here has a check of its own, or is text that nothing executes.
@@ -143,11 +146,16 @@ def requirement_findings(
     licence = None
     packages = {_canonical(name): version for name, version in manifest["requires"]["packages"].items()}
     pinned: dict[str, str] = {}
-    for number, line in enumerate(_text(contents, REQUIREMENTS).splitlines(), start=1):
-        if not (line := line.partition("#")[0].strip()):
+    yield from _package_findings(manifest, metadata)
+    # Line for line what the packer writes: pip reads declared encodings, continued lines and variables, too.
+    lines = _text(contents, REQUIREMENTS).split("\n")
+    for number, line in enumerate(lines, start=1):
+        if (number == 1 and line == REQUIREMENTS_HEAD) or (number == len(lines) and not line):
             continue
         if not (match := _PIN.fullmatch(line)):
             yield Finding(ERROR, f"{REQUIREMENTS}, line {number}: {line[:100]!r} is no exact pin (name==version)")
+        elif _canonical(match[1]) in pinned:
+            yield Finding(ERROR, f"{REQUIREMENTS}, line {number}: {match[1]} is there twice")
         else:
             pinned[_canonical(match[1])] = match[2]
     for name in sorted(pinned.keys() | packages.keys()):
@@ -164,6 +172,17 @@ def requirement_findings(
         licence = first_paragraph(_text(contents, DATA_LICENCE))
     if manifest["licence"]["data"] != licence:
         yield Finding(ERROR, f"{NAME}, licence#data: it is not the first paragraph of {DATA_LICENCE}")
+
+
+def _package_findings(manifest: Mapping[str, Any], metadata: Mapping[str, Any] | None) -> Iterator[Finding]:
+    names = {_canonical(name) for name in manifest["requires"]["packages"]}
+    known = PACKAGES if manifest["kind"] == FULL else CODE_FREE_PACKAGES
+    needed = _ALWAYS_NEEDED if manifest["kind"] == FULL else CODE_FREE_PACKAGES
+    optional = (metadata or {}).get("optional_packages_version", {})
+    for name in sorted((names | {_canonical(name) for name in optional}) - known):
+        yield Finding(ERROR, f"it asks for the package {name}, which no bundle of kind {manifest['kind']!r} needs")
+    for name in sorted(needed - names):
+        yield Finding(ERROR, f"{NAME}, requires: the package {name} is missing")
 
 
 def installed_findings(manifest: Mapping[str, Any]) -> Iterator[Finding]:

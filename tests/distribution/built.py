@@ -98,7 +98,8 @@ def _inference(package: str) -> dict[str, Any]:
 
 def _metadata() -> dict[str, Any]:
     full = metadata_of(collection() / "order_polyps")
-    return {**full, "required_packages_version": {"pillow": full["required_packages_version"]["pillow"]}}
+    packages = {name: full["required_packages_version"][name] for name in ("fire", "pillow", "pytorch-ignite", "tqdm")}
+    return {**full, "required_packages_version": packages}
 
 
 def mini() -> dict[str, bytes]:
