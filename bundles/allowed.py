@@ -125,6 +125,7 @@ CODE_FREE_TARGETS = frozenset(
         "ScaleIntensityRanged",
         "SimpleInferer",
         "SupervisedEvaluator",
+        "SqueezeDimd",
         "Transposed",
         "ignite.handlers.ProgressBar",
         "torch.jit.load",

@@ -63,12 +63,27 @@ def inference_config(name: str, *, image_size: int, threshold: float, batch_size
         {"_target_": "Activationsd", **pred, "sigmoid": True},
         {"_target_": "Invertd", **pred, "orig_keys": "image", "transform": "@preprocessing", "nearest_interp": False},
         {"_target_": "AsDiscreted", **pred, "threshold": "@threshold"},
+    ]
+    saved = [
         {
             "_target_": "SaveImaged", **pred, "output_dir": "@output_dir", "output_postfix": "", "output_ext": ".png",
             "output_dtype": "$np.uint8", "scale": 255, "resample": False, "separate_folder": False,
             "writer": "PILWriter", "print_log": False,
         },
     ]  # fmt: skip
+    # What MONAI Label makes a file of: (W, H) of 0 and 255; it takes `post_transforms` in place of `postprocessing`.
+    as_file = [
+        {"_target_": "SqueezeDimd", **pred, "dim": 0},
+        {
+            "_target_": "ScaleIntensityRanged",
+            **pred,
+            "a_min": 0,
+            "a_max": 1,
+            "b_min": 0,
+            "b_max": 255,
+            "dtype": "uint8",
+        },
+    ]
     return {
         "dataset_dir": None,
         "output_dir": f"runs/{name}{SUFFIX}/masks",
@@ -92,7 +107,9 @@ def inference_config(name: str, *, image_size: int, threshold: float, batch_size
             "num_workers": "@num_workers",
         },
         "inferer": {"_target_": "SimpleInferer"},
-        "postprocessing": {"_target_": "Compose", "transforms": after},
+        "postprocessing": {"_target_": "Compose", "transforms": [*after, *saved]},
+        "displayable_configs": {"result_extension": ".png"},
+        "post_transforms": {"_target_": "Compose", "transforms": [*after, *as_file]},
         "handlers": [{"_target_": "ignite.handlers.ProgressBar", "desc": "inference"}],
         "evaluator": {
             "_target_": "SupervisedEvaluator",
