@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import stat
 import subprocess
 import sys
@@ -24,7 +23,7 @@ from bundles.verifying import verify
 from common.errors import InputError
 from tests.distribution.built import ZIP, manifested, mini, raw_member, raw_zip, write_config, write_mini
 
-PREVIOUS = ".mini.previous"
+PREVIOUS = ".previous/mini"
 
 
 def version(folder: Path, number: str) -> Path:
@@ -92,16 +91,70 @@ def test_the_version_before_is_kept_and_can_be_had_again(tmp_path):
     dest = tmp_path / "dest"
     for number in ("0.1.0", "0.2.0", "0.3.0"):
         install(version(tmp_path, number), dest)
-    assert sorted(os.listdir(dest)) == [PREVIOUS, "mini"]
+    assert sorted(os.listdir(dest)) == [".previous", "mini"]
     assert (readme(dest / "mini"), readme(dest / PREVIOUS)) == ("# mini 0.3.0\n", "# mini 0.2.0\n")
     assert rollback("mini", dest) == dest / "mini"
     assert (readme(dest / "mini"), readme(dest / PREVIOUS)) == ("# mini 0.2.0\n", "# mini 0.3.0\n")
     assert verify(dest / "mini").ok
     rollback("mini", dest)
-    assert readme(dest / "mini") == "# mini 0.3.0\n" and sorted(os.listdir(dest)) == [PREVIOUS, "mini"]
+    assert readme(dest / "mini") == "# mini 0.3.0\n" and sorted(os.listdir(dest)) == [".previous", "mini"]
 
 
-@pytest.mark.parametrize("name", ["mini", "..", ".", "", "a/b", "../mini", ".mini.previous", "/etc"])
+def test_the_same_bundle_again_changes_nothing(tmp_path):
+    """Or the version before would be the same one, and nothing left to go back to."""
+    dest = tmp_path / "dest"
+    for number in ("0.1.0", "0.2.0"):
+        install(version(tmp_path, number), dest)
+
+    def files() -> dict[Path, tuple[int, int]]:
+        return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in dest.rglob("*")}
+
+    before = files()
+    assert install(version(tmp_path, "0.2.0"), dest)[0] == dest / "mini"
+    assert files() == before
+    assert readme(dest / PREVIOUS) == "# mini 0.1.0\n"
+    (dest / "mini" / "docs" / "README.md").write_text("changed")
+    install(version(tmp_path, "0.2.0"), dest)
+    assert (readme(dest / "mini"), readme(dest / PREVIOUS)) == ("# mini 0.2.0\n", "changed")
+
+
+def test_no_search_for_bundles_finds_the_version_before(tmp_path):
+    dest = tmp_path / "dest"
+    for number in ("0.1.0", "0.2.0"):
+        install(version(tmp_path, number), dest)
+    assert [path.parents[1].name for path in dest.glob("*/configs/metadata.json")] == ["mini"]
+
+
+@pytest.mark.parametrize("change", ["code", "another manifest", "more", "compiled"])
+def test_a_version_before_that_was_changed_does_not_come_back(tmp_path, change):
+    dest = tmp_path / "dest"
+    for number in ("0.1.0", "0.2.0"):
+        install(version(tmp_path, number), dest)
+    package = next((dest / PREVIOUS).glob("law_order_*"))
+    if change == "code":
+        (package / "files.py").write_text("import os")
+    elif change == "another manifest":
+        (dest / PREVIOUS / "MANIFEST.json").write_text((dest / "mini" / "MANIFEST.json").read_text())
+    elif change == "more":
+        (package / "more.so").write_bytes(b"x")
+    else:
+        (package / "__pycache__").mkdir()
+        (package / "__pycache__" / "files.cpython-311.pyc").write_bytes(b"evil")
+        rollback("mini", dest)
+        assert readme(dest / "mini") == "# mini 0.1.0\n" and not list(dest.rglob("*.pyc"))
+        return
+    with pytest.raises(InputError, match="not as it was installed"):
+        rollback("mini", dest)
+    assert readme(dest / "mini") == "# mini 0.2.0\n" and verify(dest / "mini").ok
+
+
+def test_other_threads_files_keep_their_modes(tmp_path, monkeypatch):
+    """The umask is the whole process's: whoever set it for a moment would open other threads' files to everyone."""
+    monkeypatch.setattr(os, "umask", lambda mask: pytest.fail("the umask was set"))
+    assert install(write_mini(tmp_path), tmp_path / "dest")[0]
+
+
+@pytest.mark.parametrize("name", ["mini", "..", ".", "", "a/b", "../mini", ".previous", "/etc"])
 def test_nothing_to_roll_back_to_is_one_line(tmp_path, name):
     install(write_mini(tmp_path), tmp_path / "dest")
     with pytest.raises(InputError):
@@ -111,11 +164,11 @@ def test_nothing_to_roll_back_to_is_one_line(tmp_path, name):
         rollback("mini", tmp_path / "nothing")
 
 
-@pytest.mark.parametrize("place", ["mini", PREVIOUS])
+@pytest.mark.parametrize("place", ["mini", ".previous", PREVIOUS])
 @pytest.mark.parametrize("kind", ["link", "broken link", "file"])
 def test_a_link_or_file_at_its_place_is_refused(tmp_path, place, kind):
     dest, elsewhere = tmp_path / "dest", tmp_path / "elsewhere"
-    dest.mkdir()
+    (dest / place).parent.mkdir(parents=True)
     elsewhere.mkdir()
     if kind == "file":
         (dest / place).write_text("mine")
@@ -123,7 +176,7 @@ def test_a_link_or_file_at_its_place_is_refused(tmp_path, place, kind):
         (dest / place).symlink_to(elsewhere if kind == "link" else tmp_path / "nothing")
     with pytest.raises(InputError, match="is a link or a file"):
         install(write_mini(tmp_path), dest)
-    assert os.listdir(elsewhere) == [] and os.listdir(dest) == [place]
+    assert os.listdir(elsewhere) == [] and os.listdir(dest) == [place.partition("/")[0]]
 
 
 def test_a_folder_is_no_zip(tmp_path):
@@ -146,6 +199,9 @@ def test_a_full_disk_leaves_nothing_and_is_one_line(tmp_path, monkeypatch, step)
             install(version(tmp_path, "0.2.0"), folder)
     assert os.listdir(dest) == ["mini"] and open_folder(dest / "mini").files == before
     assert not (tmp_path / "new").exists()
+    with pytest.raises(InputError):
+        install(version(tmp_path, "0.2.0"), tmp_path / "new" / "a" / "b")
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize("number", range(3))
@@ -165,9 +221,9 @@ def test_a_rename_that_fails_leaves_the_version_that_was_there(tmp_path, monkeyp
         install(version(tmp_path, "0.2.0"), dest)
     monkeypatch.undo()
     assert readme(dest / "mini") == ("# mini 0.1.0\n" if number < 2 else "# mini 0.2.0\n")
-    assert not list(dest.glob("*.part"))
+    assert not list(dest.rglob("*.part"))
     install(version(tmp_path, "0.3.0"), dest)
-    assert sorted(os.listdir(dest)) == [PREVIOUS, "mini"]
+    assert sorted(os.listdir(dest)) == [".previous", "mini"]
     assert readme(dest / "mini") == "# mini 0.3.0\n" and verify(dest / PREVIOUS) is not None
 
 
@@ -192,7 +248,7 @@ def test_a_killed_install_is_tidied_up_by_the_next(tmp_path, number):
     command = [sys.executable, "-c", KILLED, str(version(tmp_path, "0.2.0")), str(dest), str(number)]
     assert subprocess.run(command, cwd=collection(), check=False).returncode == 9
     install(version(tmp_path, "0.3.0"), dest)
-    assert sorted(os.listdir(dest)) == [PREVIOUS, "mini"]
+    assert sorted(os.listdir(dest)) == [".previous", "mini"]
     assert readme(dest / "mini") == "# mini 0.3.0\n"
     assert readme(dest / PREVIOUS) == ("# mini 0.2.0\n" if number == 3 else "# mini 0.1.0\n")
 
@@ -217,10 +273,9 @@ def test_many_at_once_leave_one_whole_version_and_one_before(tmp_path):
     for thread in threads:
         thread.join()
     assert [other.wait() for other in others] == [0] * 4 and faults == []
-    assert sorted(os.listdir(dest)) == [PREVIOUS, "mini"]
+    assert sorted(os.listdir(dest)) == [".previous", "mini"]
     # A folder that was renamed is still the bundle that it was.
-    shutil.copytree(dest / PREVIOUS, tmp_path / "kept" / "mini")
-    assert verify(dest / "mini").ok and verify(tmp_path / "kept" / "mini").ok
+    assert verify(dest / "mini").ok and verify(dest / PREVIOUS).ok
     assert readme(dest / "mini") != readme(dest / PREVIOUS)
 
 
