@@ -12,13 +12,19 @@ from .archives import Refused
 LONGEST, LARGEST, _MOST_STEPS = 1 << 19, 4 << 20, 12  # bytes of a module, and of all
 # Modules that reach beyond computing, files that a config names, and the packages that a bundle is made of.
 _NAMES = """
-    asyncio builtins cffi cloudpickle code codeop concurrent ctypes dill distutils ensurepip fcntl ftplib gc http httpx
-    imp importlib inspect io joblib marshal mmap multiprocessing nntplib os pickle pip pkgutil poplib pty requests
-    resource runpy sched select selectors shelve shutil signal site smtplib socket socketserver sqlite3 ssl subprocess
-    sys tempfile telnetlib threading urllib urllib3 venv webbrowser winreg xmlrpc zipimport
+    asyncio builtins cffi cloudpickle code codeop concurrent ctypes dill distutils ensurepip fcntl ftplib gc glob http
+    httpx imp importlib inspect io joblib marshal mmap multiprocessing nntplib os pathlib pickle pip pkgutil poplib pty
+    requests resource runpy sched select selectors shelve shutil signal site smtplib socket socketserver sqlite3 ssl
+    subprocess sys tempfile telnetlib threading torch.hub torch.serialization torch.utils.cpp_extension types urllib
+    urllib3 venv webbrowser winreg xmlrpc zipfile zipimport
 """
 _REACHING = frozenset(_NAMES.split())
-_CALLS = frozenset({"eval", "exec", "compile", "__import__", "breakpoint", "globals", "locals", "vars"})
+_CALLS = frozenset(
+    {"eval", "exec", "compile", "__import__", "breakpoint", "getattr", "globals", "locals", "open", "setattr", "vars"}
+)
+_MODULES = frozenset({"builtins", "ctypes", "importlib", "os", "pickle", "shutil", "socket", "subprocess", "sys"})
+_LOADERS = frozenset({"from_file", "from_pretrained", "fromfile", "load", "loads", "memmap", "save", "savez"})
+_HIDDEN = frozenset({"__builtins__", "__class__", "__dict__", "__globals__", "__loader__", "__subclasses__"})
 
 
 @dataclass(frozen=True)
@@ -99,19 +105,50 @@ def parse_python(content: bytes, path: str) -> ast.Module:
 
 
 def reaches_for(tree: ast.Module) -> list[str]:
-    """Modules and built-in functions by which a module can do more than compute, sorted; for a person to look at."""
-    found = set()
+    """Some of the ways by which a module can do more than compute, sorted; for a person to begin with.
+
+    Modules that it imports, built-in functions that it calls, what it loads or saves with a library, and modules that
+    it reaches through another one's attributes. It is no proof: Python has other ways.
+    """
+    found: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names if alias.name.split(".")[0] in _REACHING}
+            found |= {alias.name for alias in node.names if _reaches(alias.name)}
         elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
-            found |= {node.module} if node.module.split(".")[0] in _REACHING else set()
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _CALLS:
-            found.add(f"{node.func.id}()")
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-            called = f"{node.func.value.id}.{node.func.attr}()" if isinstance(node.func.value, ast.Name) else ""
-            found |= {called} & {"torch.load()", "torch.save()", "np.load()"}
-    return sorted(found)
+            wholes = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {node.module} if _reaches(node.module) else {whole for whole in wholes if _reaches(whole)}
+            found |= {f"{node.module}.{alias.name}" for alias in node.names if alias.name in _LOADERS}
+        elif isinstance(node, ast.Name) and node.id in _HIDDEN:
+            found.add(node.id)
+        elif isinstance(node, ast.Attribute):
+            found |= _attributes(node)
+        elif isinstance(node, ast.Call):
+            found |= _calls(node)
+    return sorted(found - {"json.load()", "json.loads()"})
+
+
+def _reaches(module: str) -> bool:
+    parts = module.split(".")
+    return any(".".join(parts[:count]) in _REACHING for count in range(1, len(parts) + 1))
+
+
+def _attributes(node: ast.Attribute) -> set[str]:
+    # A module has those that it imports: torch.os is os.
+    whole = ast.unparse(node) if isinstance(node.value, ast.Name | ast.Attribute) else f"….{node.attr}"
+    if node.attr in _HIDDEN or (node.attr in _MODULES and isinstance(node.value, ast.Name | ast.Attribute)):
+        return {whole}
+    return {whole} if whole in _REACHING else set()
+
+
+def _calls(node: ast.Call) -> set[str]:
+    called = node.func
+    if isinstance(called, ast.Name) and called.id in _CALLS:
+        # With a text that stands there it looks up one name, which is told.
+        fixed = called.id in ("getattr", "setattr") and len(node.args) > 1 and isinstance(node.args[1], ast.Constant)
+        return {f"{called.id}(…, {node.args[1].value!r})" if fixed else f"{called.id}()"}
+    if isinstance(called, ast.Attribute) and called.attr in _LOADERS | {"open"}:
+        return {f"{ast.unparse(called)[:60]}()"}
+    return set()
 
 
 def other_packages(trees: Mapping[str, ast.Module]) -> set[str]:

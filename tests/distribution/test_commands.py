@@ -71,6 +71,9 @@ def test_pack_verify_install_and_roll_back(tmp_path):
     place = json.loads(ended.stdout)["folder"]
     assert place == str(dest / "order_polyps") and run("verify", place).returncode == 0
     ended = run("install", "order_polyps", "--dest", dest, "--rollback")
+    assert ended.returncode == 2 and "no version before" in ended.stderr  # what was there already took no place
+    shutil.copytree(place, dest / ".previous" / "order_polyps")
+    ended = run("install", "order_polyps", "--dest", dest, "--rollback")
     assert ended.returncode == 0 and run("verify", place).returncode == 0, ended.stderr
 
 
