@@ -5,7 +5,8 @@
 Each mutation is verified twice. Against the hash of the original none may be accepted. Without it one may be accepted
 only where all that is read from it is what is read from the original, or where it is a forgery: content changed and
 the manifest made to fit, which only a hash or a signature can tell, and which may still execute nothing off the lists.
-What is accepted has to be read by `zipfile` as it was here.
+What is accepted has to be read by `zipfile` as it was here. Networks that were changed and are accepted are loaded and
+run in processes that are watched: none may write, start or reach for anything, nor end its process.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from common.errors import InputError
 
 from .archive import zip_bytes
 from .archives import read_archive
+from .fuzzing_weights import mutated, run_each
 from .manifest import NAME, executed, json_bytes
 from .naming import named_anew
 from .opening import read_limited, sha256
@@ -81,6 +83,7 @@ class Outcome:
         executed: what was run or reached for meanwhile; likewise.
         same: accepted without the hash, with the content of the original.
         forged: accepted without the hash, with a manifest made to fit.
+        run: of these, with a changed network that torch was given, in a process that is watched.
     """
 
     mutations: Counter = field(default_factory=Counter)
@@ -90,6 +93,7 @@ class Outcome:
     executed: list[str] = field(default_factory=list)
     same: int = 0
     forged: int = 0
+    run: int = 0
 
     @property
     def ok(self) -> bool:
@@ -104,6 +108,7 @@ class Outcome:
         refused = self.mutations.total() - self.same - self.forged - len(self.differing)
         told = f"{self.same:,} with the same content, {self.forged:,} forged, {len(self.differing)} others"
         lines.append(f"without it: {refused:,} refused; accepted {told}")
+        lines.append(f"{self.run:,} of these with a changed network, loaded and run")
         lines.append(f"tracebacks and unforeseen faults: {len(self.failed)}; executed: {len(self.executed)}")
         return lines + [*self.accepted, *self.differing, *self.failed, *self.executed][:20]
 
@@ -121,14 +126,15 @@ def fuzz(data: bytes, name: str, mutations: int, seed: int = 0) -> Outcome:
     report, contents = examine_bytes(data, path)
     if not report.ok:
         raise InputError(f"{name} does not verify before it is changed: {report.errors[0]}")
-    digest, files = sha256(data), read_archive(data)
+    digest, files, networks = sha256(data), read_archive(data), {}
     with _watched(outcome.executed):
         for number in itertools.count():
             if outcome.mutations.total() == mutations:
                 break
             kind = generator.choice(sorted(_KINDS))
             changed = _KINDS[kind](data, files, generator)
-            if changed == data:
+            # What is only written in another way is no mutation of the content.
+            if changed == data or (kind in _OF_CONTENT and _by_zipfile(changed) == files):
                 continue
             outcome.mutations[kind] += 1
             label = f"mutation {number} of seed {seed} ({kind})"
@@ -147,10 +153,19 @@ def fuzz(data: bytes, name: str, mutations: int, seed: int = 0) -> Outcome:
                 outcome.differing.append(f"{label}: zipfile reads another content")
             elif found.ok and read.files == contents.files and read.top == contents.top:
                 outcome.same += 1
-            elif found.ok and kind == "forged":
+            elif found.ok and kind in ("forged", "networks"):
                 outcome.forged += 1
+                networks |= {
+                    f"{number}-{Path(each).name}": content
+                    for each, content in read.files.items()
+                    if each.startswith("models/")
+                    and each.endswith((".ts", ".pt"))
+                    and content != contents.files.get(each)
+                }
             elif found.ok:
                 outcome.differing.append(label)
+    outcome.run = len(networks)
+    outcome.executed += run_each(networks)
     return outcome
 
 
@@ -271,21 +286,37 @@ def _members(data: bytes, files: dict, generator: random.Random) -> bytes:
 
 def _forged(data: bytes, files: dict, generator: random.Random) -> bytes:
     # As one would who knows the format: content changed, manifest to fit.
-    top = next(iter(files)).partition("/")[0]
-    inside = {name.partition("/")[2]: content for name, content in files.items()}
-    manifest = json.loads(inside.pop(NAME))
+    top, inside, manifest = _taken_apart(files)
     name = generator.choice(sorted(inside))
     if name.endswith(".json") and generator.random() < 0.8:
         inside[name] = json_bytes(_value_changed(json.loads(inside[name]), generator))
     else:
         inside[name] = _bytes_changed(inside[name], generator)
+    return _fitting(top, inside, manifest, generator)
+
+
+def _network(data: bytes, files: dict, generator: random.Random) -> bytes:
+    # The same, of what torch reads.
+    top, inside, manifest = _taken_apart(files)
+    name = generator.choice([each for each in sorted(inside) if each.endswith((".ts", ".pt"))])
+    inside[name] = mutated(inside[name], generator)
+    return _fitting(top, inside, manifest)
+
+
+def _taken_apart(files: dict) -> tuple[str, dict[str, bytes], dict]:
+    top = next(iter(files)).partition("/")[0]
+    inside = {name.partition("/")[2]: content for name, content in files.items()}
+    return top, inside, json.loads(inside.pop(NAME))
+
+
+def _fitting(top: str, inside: dict, manifest: dict, generator: random.Random | None = None) -> bytes:
     if manifest["package"]:
         manifest["package"], inside = named_anew(manifest["name"], manifest["package"], inside)
         manifest["python"] = sorted(each for each in inside if each.endswith(".py"))
     manifest["files"] = {each: {"sha256": sha256(content), "size": len(content)} for each, content in inside.items()}
     with suppress(ValueError, AttributeError):  # where it is no JSON any more
         manifest["executes"] = executed(inside)
-    if generator.random() < 0.2:
+    if generator is not None and generator.random() < 0.2:
         manifest = _value_changed(manifest, generator)
     return zip_bytes(top, {**inside, NAME: json_bytes(manifest)})
 
@@ -335,7 +366,9 @@ _KINDS: dict[str, Callable[[bytes, dict, random.Random], bytes]] = {
     "headers": _headers,
     "members": _members,
     "forged": _forged,
+    "networks": _network,
 }
+_OF_CONTENT = ("members", "forged", "networks")
 
 
 @command

@@ -222,7 +222,10 @@ def _ended(code: str) -> bool:
 
 
 def _last_mark(stack: list[Any]) -> int:
-    return next(place for place in reversed(range(len(stack))) if stack[place] is _MARK)
+    for place in reversed(range(len(stack))):
+        if stack[place] is _MARK:
+            return place
+    raise IndexError
 
 
 def _popped(stack: list[Any], count: int) -> list[Any]:

@@ -6,14 +6,29 @@ import io
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import pytest
 
 from bundles import fuzzing, verifying
+from bundles.code_free_config import inference_config
 from bundles.fuzzing import fuzz
+from bundles.fuzzing_weights import run_each
+from bundles.manifest import CODE_FREE
 from bundles.sources import collection
 from common.errors import InputError
-from tests.distribution.built import ZIP, write_mini
+from tests.distribution.built import (
+    ZIP,
+    Small,
+    code_free,
+    frozen,
+    manifested,
+    network,
+    rewritten,
+    saved,
+    write_mini,
+    write_zip,
+)
 
 MUTATIONS = 5000
 
@@ -25,7 +40,34 @@ def test_thousands_of_mutations(tmp_path):
     assert outcome.ok, "\n".join(outcome.lines())
     assert outcome.mutations.total() == MUTATIONS and min(outcome.mutations.values()) > MUTATIONS / 10
     # Mutations that reach no check would prove nothing: forged ones pass the archive and the manifest.
-    assert 0 < outcome.forged < outcome.mutations["forged"]
+    assert 0 < outcome.run < outcome.forged < outcome.mutations["forged"] + outcome.mutations["networks"]
+
+
+@pytest.mark.slow
+def test_thousands_of_mutations_without_code(tmp_path):
+    """Of the program, the pickles and the numbers among others; those that are accepted are run."""
+    outcome = fuzz(without_code(tmp_path).read_bytes(), ZIP, MUTATIONS)
+    assert outcome.ok, "\n".join(outcome.lines())
+    assert outcome.mutations.total() == MUTATIONS and min(outcome.mutations.values()) > MUTATIONS / 10
+    assert 10 < outcome.run < outcome.mutations["networks"]
+
+
+def without_code(folder: Path) -> Path:
+    """The mini bundle without code."""
+    config = inference_config("mini", image_size=64, threshold=0.5, batch_size=1, num_workers=0)
+    return write_zip(folder, manifested(code_free(config), CODE_FREE))
+
+
+def test_networks_that_do_more_are_heard_and_others_are_not(tmp_path):
+    """Run without the check, one that writes is found by what it left, one that crashes by its end."""
+    writes = rewritten(frozen(Small()), lambda records: _put(records, 'torch.save(image, "written")'))
+    found = run_each({"a.ts": frozen(Small()), "b.ts": writes, "c.pt": saved(network().state_dict())})
+    assert len(found) == 1 and found[0].startswith("b.ts: ") and "written" in found[0]
+
+
+def _put(records: dict[str, bytes], line: str) -> None:
+    path = next(name for name in records if name.endswith(".py"))
+    records[path] = records[path].replace(b" -> Tensor:\n", b" -> Tensor:\n    " + line.encode() + b"\n")
 
 
 def test_what_should_not_be_is_counted(tmp_path, monkeypatch):

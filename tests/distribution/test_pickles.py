@@ -99,6 +99,8 @@ def _hostile(canary: Path) -> dict[str, bytes]:
         "nothing": with_pickle(b""),
         "empty stack": with_pickle(b"\x80\x02R."),
         "mark only": with_pickle(b"\x80\x02(."),
+        "no mark": with_pickle(b"\x80\x02}u."),
+        "a tuple without a mark": with_pickle(b"\x80\x02t."),
         "huge memo": with_pickle(b"\x80\x02}r\xff\xff\xff\xff."),
         "a gap in the memo": with_pickle(b"\x80\x02}q\x05."),
         "a tensor that repeats its numbers": saved({"a": torch.zeros(1).expand(1 << 40)}),
