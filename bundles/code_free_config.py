@@ -46,44 +46,7 @@ def inference_config(name: str, *, image_size: int, threshold: float, batch_size
         threshold: of the probability.
         batch_size, num_workers: as of any inference.
     """
-    image = {"keys": "image"}
-    # MONAI's reader and writer both turn width and height; what the network sees is turned back between them.
-    before = [
-        {"_target_": "LoadImaged", **image, "reader": {"_target_": "PILReader", "converter": _RGB}},
-        {"_target_": "EnsureChannelFirstd", **image},
-        {"_target_": "Transposed", **image, "indices": [0, 2, 1]},
-        {
-            "_target_": "Resized", **image, "spatial_size": "$[@image_size, @image_size]", "mode": "bilinear",
-            "anti_aliasing": True,
-        },
-        {"_target_": "ScaleIntensityRanged", **image, "a_min": 0, "a_max": 255, "b_min": 0.0, "b_max": 1.0},
-    ]  # fmt: skip
-    pred = {"keys": "pred"}
-    after = [
-        {"_target_": "Activationsd", **pred, "sigmoid": True},
-        {"_target_": "Invertd", **pred, "orig_keys": "image", "transform": "@preprocessing", "nearest_interp": False},
-        {"_target_": "AsDiscreted", **pred, "threshold": "@threshold"},
-    ]
-    saved = [
-        {
-            "_target_": "SaveImaged", **pred, "output_dir": "@output_dir", "output_postfix": "", "output_ext": ".png",
-            "output_dtype": "$np.uint8", "scale": 255, "resample": False, "separate_folder": False,
-            "writer": "PILWriter", "print_log": False,
-        },
-    ]  # fmt: skip
-    # What MONAI Label makes a file of: (W, H) of 0 and 255; it takes `post_transforms` in place of `postprocessing`.
-    as_file = [
-        {"_target_": "SqueezeDimd", **pred, "dim": 0},
-        {
-            "_target_": "ScaleIntensityRanged",
-            **pred,
-            "a_min": 0,
-            "a_max": 1,
-            "b_min": 0,
-            "b_max": 255,
-            "dtype": "uint8",
-        },
-    ]
+    after = _after()
     return {
         "dataset_dir": None,
         "output_dir": f"runs/{name}{SUFFIX}/masks",
@@ -97,7 +60,7 @@ def inference_config(name: str, *, image_size: int, threshold: float, batch_size
         "checkpoint": "$@bundle_root + '/models/model.ts'",
         "network_def": {"_target_": "torch.jit.load", "f": "@checkpoint", "map_location": "@device"},
         "network": "@network_def",
-        "preprocessing": {"_target_": "Compose", "transforms": before},
+        "preprocessing": {"_target_": "Compose", "transforms": _before()},
         "items": _ITEMS,
         "dataset": {"_target_": "Dataset", "data": "@items", "transform": "@preprocessing"},
         "dataloader": {
@@ -107,9 +70,9 @@ def inference_config(name: str, *, image_size: int, threshold: float, batch_size
             "num_workers": "@num_workers",
         },
         "inferer": {"_target_": "SimpleInferer"},
-        "postprocessing": {"_target_": "Compose", "transforms": [*after, *saved]},
+        "postprocessing": {"_target_": "Compose", "transforms": [*after, *_saved()]},
         "displayable_configs": {"result_extension": ".png"},
-        "post_transforms": {"_target_": "Compose", "transforms": [*after, *as_file]},
+        "post_transforms": {"_target_": "Compose", "transforms": [*after, *_as_file()]},
         "handlers": [{"_target_": "ignite.handlers.ProgressBar", "desc": "inference"}],
         "evaluator": {
             "_target_": "SupervisedEvaluator",
@@ -124,6 +87,58 @@ def inference_config(name: str, *, image_size: int, threshold: float, batch_size
         "run": [*_CHECKS, "$@evaluator.run()"],
         "inference": "@run",
     }
+
+
+def _before() -> list[dict[str, Any]]:
+    image = {"keys": "image"}
+    # MONAI's reader and writer both turn width and height; what the network sees is turned back between them.
+    return [
+        {"_target_": "LoadImaged", **image, "reader": {"_target_": "PILReader", "converter": _RGB}},
+        {"_target_": "EnsureChannelFirstd", **image},
+        {"_target_": "Transposed", **image, "indices": [0, 2, 1]},
+        {
+            "_target_": "Resized", **image, "spatial_size": "$[@image_size, @image_size]", "mode": "bilinear",
+            "anti_aliasing": True,
+        },
+        {"_target_": "ScaleIntensityRanged", **image, "a_min": 0, "a_max": 255, "b_min": 0.0, "b_max": 1.0},
+    ]  # fmt: skip
+
+
+def _after() -> list[dict[str, Any]]:
+    pred = {"keys": "pred"}
+    return [
+        {"_target_": "Activationsd", **pred, "sigmoid": True},
+        {"_target_": "Invertd", **pred, "orig_keys": "image", "transform": "@preprocessing", "nearest_interp": False},
+        {"_target_": "AsDiscreted", **pred, "threshold": "@threshold"},
+    ]
+
+
+def _saved() -> list[dict[str, Any]]:
+    pred = {"keys": "pred"}
+    return [
+        {
+            "_target_": "SaveImaged", **pred, "output_dir": "@output_dir", "output_postfix": "", "output_ext": ".png",
+            "output_dtype": "$np.uint8", "scale": 255, "resample": False, "separate_folder": False,
+            "writer": "PILWriter", "print_log": False,
+        },
+    ]  # fmt: skip
+
+
+def _as_file() -> list[dict[str, Any]]:
+    pred = {"keys": "pred"}
+    # What MONAI Label makes a file of: (W, H) of 0 and 255; it takes `post_transforms` in place of `postprocessing`.
+    return [
+        {"_target_": "SqueezeDimd", **pred, "dim": 0},
+        {
+            "_target_": "ScaleIntensityRanged",
+            **pred,
+            "a_min": 0,
+            "a_max": 1,
+            "b_min": 0,
+            "b_max": 255,
+            "dtype": "uint8",
+        },
+    ]
 
 
 def config_fault(config: Mapping[str, Any], name: str) -> str | None:

@@ -22,7 +22,8 @@ COMMENTS = re.compile(r"\s+#\s.*$", re.MULTILINE)  # a comment behind a command;
 def commands_of(page: Path) -> list[list[str]]:
     """What a page has one type: the arguments of each ``python -m MODULE …``, the module first."""
     found = []
-    for block in re.findall(r"^```\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    for block in [block for language, block in blocks if not language]:
         text = COMMENTS.sub("", re.sub(r"\\\n\s*", "", block))
         for line in text.splitlines():
             words = shlex.split(line) if " -m " in line else []
@@ -59,7 +60,8 @@ def test_a_command_of_a_page_can_be_typed(page: Path, words: list[str], monkeypa
     elif module.startswith("benchmarks."):
         _parse(module, arguments, monkeypatch)
     else:
-        commands = importlib.import_module(f"{module}.__main__")
+        named_module = importlib.import_module(module)
+        commands = importlib.import_module(f"{module}.__main__") if hasattr(named_module, "__path__") else named_module
         named = {name for _, each in inspect.getmembers(commands, inspect.isfunction) for name in _options(each)}
         given = {word[2:].partition("=")[0] for word in arguments if word.startswith("--")}
         assert given <= named, given - named
