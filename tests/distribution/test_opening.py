@@ -62,6 +62,16 @@ ATTACKS = {
     "other checksum inside": ([raw_member(b"top/a", local_crc=3)], {}, "two ways"),
     "other flags inside": ([raw_member(b"top/a", local_flags=0x800)], {}, "two ways"),
     "other method inside": ([raw_member(b"top/a", local_method=0)], {}, "two ways"),
+    "stored, other method inside": ([raw_member(b"top/a", method=0, local_method=8)], {}, "two ways"),
+    "stored, other size inside": ([raw_member(b"top/a", method=0, local_size=3, local_packed=3)], {}, "two ways"),
+    "stored, other name inside": ([raw_member(b"top/a", method=0, local_name=b"top/b")], {}, "two ways"),
+    "stored, other checksum inside": ([raw_member(b"top/a", method=0, local_crc=3)], {}, "two ways"),
+    "stored, wrong checksum": ([raw_member(b"top/a", method=0, crc=3)], {}, "damaged"),
+    "stored, shorter": ([raw_member(b"top/a", method=0, size=3, packed=3)], {}, "leave a gap|between|damaged"),
+    "stored, longer": ([raw_member(b"top/a", method=0, size=9, packed=9)], {}, "damaged|overlap|two ways"),
+    "stored, deflated inside": ([raw_member(b"top/a", method=0, raw=_RAW)], {}, "two sizes|damaged"),
+    "deflated, stored inside": ([raw_member(b"top/a", raw=b"content")], {}, "damaged"),
+    "stored, extra field inside": ([raw_member(b"top/a", method=0, local_extra=b"up\x02\x00ab")], {}, "extra field"),
     "extra field": ([raw_member(b"top/a", extra=b"up\x02\x00ab")], {}, "extra field"),
     "extra field inside": ([raw_member(b"top/a", local_extra=b"up\x02\x00ab")], {}, "extra field"),
     "comment of a member": ([raw_member(b"top/a", comment=b"x")], {}, "comment"),
@@ -97,7 +107,9 @@ def test_an_odd_zip_is_refused_by_what_is_odd(attack):
 def test_the_form_itself_is_accepted():
     """Or the attacks above would prove nothing."""
     assert open_zip(raw_zip([A, B])).files == {"a": b"content", "b": b"other"}
-    assert open_zip(raw_zip([raw_member(b"top/a", method=0)])).files == {"a": b"content"}
+    for methods in ((0, 0), (8, 8), (0, 8)):
+        members = [raw_member(name, method=method) for name, method in zip((b"top/a", b"top/b"), methods, strict=True)]
+        assert open_zip(raw_zip(members)).files == {"a": b"content", "b": b"content"}
     assert open_zip(raw_zip([raw_member(b"top/a", flags=0x800)])).files == {"a": b"content"}
 
 
