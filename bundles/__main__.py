@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ import fire
 
 from common.columns import align
 from common.commands import command
+from common.data.folder import load_json
 from common.data.reading import read_bytes
 from common.errors import InputError
 
+from .manifest import NAME
 from .sources import bundle_names, collection
 
 REFUSED = 1  # exit code; a wrong input is 2
@@ -86,8 +89,10 @@ def export(
 
     if format is None:
         raise InputError(f"--format missing: one of {', '.join(FORMATS)}")
+    path = Path(out or FORMATS.get(format, ""))
+    if out is not None and path.is_dir():
+        raise InputError(f"--out {path} is a folder; name a file")
     content, found = exported(collection(), name, format, weights, flips)
-    path = Path(out or FORMATS[format])
     write_export(path, content)
     told = {"file": str(path), "largest_difference": found.largest, "pixels": found.pixels, "flipped": found.flipped}
     _tell(json, told, [f"{path}: {found}"])
@@ -108,10 +113,31 @@ def verify(
     from .verifying import verify as verified
 
     proofs = {"sha256": sha256, "model_info": model_info, "signature": signature, "public_key": public_key}
+    _check_call(path, **proofs)
     report = verified(path, **proofs)
     _tell(json, report.as_json(), report.lines())
     if not report.ok:
         sys.exit(REFUSED)
+
+
+def _check_call(
+    path: str, sha256: str | None, model_info: str | None, signature: str | None, public_key: str | None
+) -> None:
+    # A slip in what was typed is told as such, and is no word against the bundle.
+    if not Path(path).exists():
+        raise InputError(f"there is no {path}; give a zip, or the folder that one was unpacked to")
+    if sha256 is not None and not re.fullmatch("[0-9a-fA-F]{64}", sha256.strip()):
+        raise InputError(f"--sha256 {sha256!r} is no SHA-256: 64 hexadecimal digits")
+    if signature is not None and public_key is None:
+        raise InputError("--signature needs --public_key, the key that has to have signed it")
+    for option, file in (("model_info", model_info), ("signature", signature), ("public_key", public_key)):
+        if file is not None and not Path(file).is_file():
+            raise InputError(f"--{option} {file}: there is no such file")
+    if model_info is not None:
+        try:
+            json.loads(Path(model_info).read_bytes())
+        except (OSError, ValueError) as error:
+            raise InputError(f"--model_info {model_info}: no catalogue that can be read ({error})") from None
 
 
 @command
@@ -130,9 +156,12 @@ def install(
         raise InputError("--dest missing: the folder for bundles")
     if rollback:
         place = installing.rollback(path, dest)
-        _tell(json, {"folder": str(place)}, [f"{place}: the version before is back"])
+        version = load_json(place / NAME)["version"]
+        told = [f"{place}: the version before, {version}, is back"]
+        _tell(json, {"folder": str(place), "version": version}, told)
         return
     proofs = {"sha256": sha256, "model_info": model_info, "signature": signature, "public_key": public_key}
+    _check_call(path, **proofs)
     place, report = installing.install(path, dest, **proofs)
     told = {"folder": str(place) if place else None, "report": report.as_json()}
     _tell(json, told, [*report.lines(), f"installed to {place}" if place else "nothing was installed"])

@@ -144,7 +144,12 @@ CODE_FREE_EXPRESSIONS = frozenset(
         "$[{'image': str(p)} for p in sorted(Path(@dataset_dir).glob('*'))"
         " if p.suffix.lower() in ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff')] if @dataset_dir else []",
         "$from pathlib import Path",
-        "$lambda image: image.convert('RGB')",
+        "$lambda image: image.convert('RGB') if image.mode in"
+        " ('1', 'L', 'LA', 'P', 'PA', 'RGB', 'RGBA', 'CMYK', 'YCbCr', 'La', 'RGBa')"
+        " else exit('error: ' + image.filename + ' has more than 8 bits a channel; convert it to 8-bit RGB first')",
+        "$[Image.open(i['image'], formats=('PNG', 'JPEG', 'BMP', 'TIFF')).load() for i in @items] and None",
+        "$0 < @threshold < 1 or exit('error: threshold has to be a number between 0 and 1')",
+        "$from PIL import Image",
         "$len({Path(i['image']).stem for i in @items}) == len(@items) or exit('error: two images have one name')",
         "$monai.utils.set_determinism(seed=0)",
         "$not any(Path(@output_dir).glob('*')) or exit('error: ' + @output_dir + ' is not empty; name a new folder')",

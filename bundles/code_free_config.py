@@ -21,12 +21,19 @@ _CHECKS = (
     f"$@items or exit('error: no image in ' + str(@dataset_dir) + '; the kinds are {READS}')",
     "$len({Path(i['image']).stem for i in @items}) == len(@items) or exit('error: two images have one name')",
     "$not any(Path(@output_dir).glob('*')) or exit('error: ' + @output_dir + ' is not empty; name a new folder')",
+    "$0 < @threshold < 1 or exit('error: threshold has to be a number between 0 and 1')",
+    # All are decoded before the first mask is written; one that is broken, or none of these, ends in an error.
+    "$[Image.open(i['image'], formats=('PNG', 'JPEG', 'BMP', 'TIFF')).load() for i in @items] and None",
 )
 _ITEMS = (
     "$[{'image': str(p)} for p in sorted(Path(@dataset_dir).glob('*'))"
     f" if p.suffix.lower() in {tuple(READS.split())!r}] if @dataset_dir else []"
 )
-_RGB = "$lambda image: image.convert('RGB')"
+_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "La", "RGBa")  # of 8 bits a channel at most
+_RGB = (
+    f"$lambda image: image.convert('RGB') if image.mode in {_MODES!r}"
+    " else exit('error: ' + image.filename + ' has more than 8 bits a channel; convert it to 8-bit RGB first')"
+)
 
 # What may differ between bundles, and what each may be.
 VALUES: dict[str, tuple[type, float, float]] = {
@@ -55,7 +62,7 @@ def inference_config(name: str, *, image_size: int, threshold: float, batch_size
         "image_size": image_size,
         "threshold": threshold,
         "device": "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')",
-        "imports": [*IMPORTS, "$from pathlib import Path"],
+        "imports": [*IMPORTS, "$from pathlib import Path", "$from PIL import Image"],
         "bundle_root": FIND_FOLDER,
         "checkpoint": "$@bundle_root + '/models/model.ts'",
         "network_def": {"_target_": "torch.jit.load", "f": "@checkpoint", "map_location": "@device"},

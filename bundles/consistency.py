@@ -34,6 +34,7 @@ _PLACES = {
     CODE_FREE: _COMMON_PLACES + r"|configs/(inference|metadata)\.json|models/model\.(ts|onnx)",
 }
 _PACKAGE_PLACES = r"(\w+/)*(\w+\.py|[\w.]+\.(csv|txt|json|j2))"
+_COMPILED = (".pyc", ".pyo")
 _CODE = (".py", ".pyc", ".pyo", ".pyd", ".so", ".dll", ".dylib", ".pth", ".exe", ".sh", ".bat", ".whl", ".egg", ".zip")
 _PIN = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)==([0-9][A-Za-z0-9.!+_-]*)")
 _FILE_NAME = re.compile(r"([a-z][a-z0-9_]*)_v([0-9][0-9a-z.+-]*)\.zip")
@@ -70,13 +71,13 @@ def file_findings(contents: Contents, manifest: Mapping[str, Any], is_zip: bool)
         if twin := twins.pop(digests[path], None):
             missing.discard(twin)
             yield Finding(ERROR, f"{twin} was renamed to {path}: the manifest has its content under the first name")
-        elif path.endswith((".pyc", ".pyo")):
-            yield Finding(
-                ERROR, f"{path} is not in the manifest; Python runs it in place of the source: remove it, and set"
-                " PYTHONDONTWRITEBYTECODE=1 where the bundle runs"
-            )  # fmt: skip
-        else:
+        elif not path.endswith(_COMPILED):
             yield Finding(ERROR, f"{path} is not in the manifest: it was added")
+    if compiled := sorted(path for path in set(found) - set(told) if path.endswith(_COMPILED)):
+        yield Finding(
+            ERROR, f"{compiled[0]} is not in the manifest; Python runs it in place of the source ({len(compiled)} such"
+            " files): remove each __pycache__, and set PYTHONDONTWRITEBYTECODE=1 where the bundle runs"
+        )  # fmt: skip
     for path in sorted(missing):
         yield Finding(ERROR, f"{path} is in the manifest, and not there: it was removed")
     for path in sorted(set(found) & set(told)):
@@ -99,6 +100,8 @@ def place_findings(contents: Contents, manifest: Mapping[str, Any]) -> Iterator[
     for path in contents.files:
         if re.fullmatch(pattern, path, re.ASCII):
             continue
+        if path.endswith(_COMPILED) and path not in manifest["files"]:
+            continue  # `file_findings` tells all of these in one line
         is_code = path.endswith(_CODE)
         what = f"code in a bundle of kind {kind!r}, where there may be none" if is_code else "of no kind that is known"
         yield Finding(ERROR, f"{path} is {what} at this place; nobody has looked into it")

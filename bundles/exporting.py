@@ -7,6 +7,7 @@ machine (paths of sources, traces of the stack) is taken out.
 from __future__ import annotations
 
 import io
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -170,6 +171,8 @@ def _onnx(network: nn.Module, image: Tensor) -> bytes:
     except ImportError as error:
         raise InputError(f"--format onnx needs {error.name}; pip install -c constraints.txt -e '.[onnx]'") from None
     batch = torch.export.Dim("batch", min=1, max=1024)
+    # torch's exporter copies with a class that torch itself has renamed, and says so.
+    warnings.filterwarnings("ignore", category=FutureWarning, message=".*LeafSpec")
     program = torch.onnx.export(
         network,
         (torch.cat([image, image]),),

@@ -16,6 +16,7 @@ from common.errors import InputError
 from common.files import hold_folder, release_folder, sync_tree
 
 from .archives import Refused
+from .manifest import NAME
 from .opening import Contents, open_folder
 from .report import Report
 from .verifying import examine
@@ -109,7 +110,7 @@ def _check(previous: Path) -> None:
         if "__pycache__" in inside:
             inside.remove("__pycache__")
             shutil.rmtree(Path(folder, "__pycache__"), ignore_errors=True)
-    report, _ = examine(previous)
+    report, _ = examine(previous, retrained=True)
     if not report.ok or report.name != previous.name:
         cause = report.errors[0] if report.errors else f"it is {report.name}"
         raise InputError(f"{previous} is not as it was installed, and nothing was changed: {cause}")
@@ -169,6 +170,8 @@ def _places(dest: Path, name: str) -> tuple[Path, Path]:
     for path in (place, previous.parent, previous):
         if os.path.lexists(path) and (path.is_symlink() or not path.is_dir()):
             raise InputError(f"{path} is a link or a file; remove it, or name another folder")
+    if place.is_dir() and any(place.iterdir()) and not (place / NAME).is_file():
+        raise InputError(f"{place} is a folder that holds no bundle; move it away, or name another --dest")
     previous.parent.mkdir(exist_ok=True)
     return place, previous
 

@@ -65,7 +65,7 @@ class Report:
             count = len(self.errors)
             return f"REFUSED: {count} error{'s' * (count > 1)}"
         if self.origin == CATALOGUE:
-            return "accepted: its hash is the catalogue's"
+            return "accepted: its hash is the one given, or the catalogue's"
         return "accepted: its signature is by the given key" if self.origin == SIGNATURE else _UNPROVEN
 
     def as_json(self) -> dict[str, Any]:

@@ -45,7 +45,9 @@ def sbom(manifest: Mapping[str, Any], zip_sha256: str, pins: Mapping[str, str] |
         from cyclonedx.model.license import DisjunctiveLicense
         from packageurl import PackageURL
     except ImportError as error:
-        raise InputError(f"a bill of materials needs {error.name}; pip install cyclonedx-python-lib") from None
+        raise InputError(
+            f"a bill of materials needs {error.name}; pip install -c constraints.txt -e '.[packages]'"
+        ) from None
     pins = read_pins(collection() / CONSTRAINTS) if pins is None else pins
     name, version = manifest["name"], manifest["version"]
     purl = PackageURL("generic", None, name, version, {"checksum": f"sha256:{zip_sha256}"})

@@ -36,6 +36,7 @@ from .strict_json import parse_json
 from .weights import check_weights
 
 _TEXTS = (".md", ".txt", ".csv", ".j2", "LICENSE", ".conf")
+_RETRAINED = re.compile(r"models/(?:retrained\.(?:pt|trained_on\.json)|retraining/.+)")
 UNEXPECTED = "could not be checked"
 _MOST_FINDINGS = 500  # of one check
 
@@ -71,15 +72,21 @@ def examine(
     model_info: str | Path | None = None,
     signature: str | Path | None = None,
     public_key: str | Path | None = None,
+    retrained: bool = False,
 ) -> tuple[Report, Contents | None]:
-    """As `verify`, with the contents that were verified; None where they could not be read."""
+    """As `verify`, with the contents that were verified; None where they could not be read.
+
+    Args:
+        retrained: of a folder, whether it may hold what a retraining in MONAI Label leaves (`common.label`); its
+            weights are looked into, and it is no part of the contents.
+    """
     path = Path(path)
     proofs = {"--sha256": sha256, "--model_info": model_info, "--signature": signature, "--public_key": public_key}
     if path.is_dir():
         report = Report(str(path))
         if given := [option for option, value in proofs.items() if value is not None]:
             return _refused(report, f"{given[0]} is of a zip; {path} is a folder, of which no such proof exists"), None
-        return _examined(report, lambda: open_folder(path), None)
+        return _examined(report, lambda: _set_apart(open_folder(path)) if retrained else open_folder(path), None)
     try:
         data = read_limited(path)
     except Refused as error:
@@ -112,6 +119,14 @@ def examine_bytes(
     except Refused as error:
         return _refused(replace(report, origin=None), str(error)), None
     return _examined(report, lambda: open_zip(data), path.name)
+
+
+def _set_apart(contents: Contents) -> Contents:
+    left = {path for path in contents.files if _RETRAINED.fullmatch(path)}
+    for path in left:
+        if path.endswith(".pt"):
+            check_weights(path, contents.files[path])
+    return replace(contents, files={path: each for path, each in contents.files.items() if path not in left})
 
 
 # ---- where it comes from -----------------------------------------------------------------------------------------

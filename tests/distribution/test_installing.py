@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
+import shutil
 import stat
 import subprocess
 import sys
@@ -291,3 +293,31 @@ def test_what_is_written_is_what_was_verified_whatever_becomes_of_the_file(tmp_p
     monkeypatch.setattr(installing, "examine", examine_then_exchange)
     place, _ = install(path, tmp_path / "dest")
     assert readme(place) == "# mini\n"
+
+
+def test_a_retrained_version_before_comes_back_with_what_was_learned(tmp_path):
+    """What MONAI Label leaves beside the weights is somebody's work; weights with code in them are not."""
+    dest = tmp_path / "dest"
+    install(version(tmp_path, "0.1.0"), dest)
+    models = dest / "mini" / "models"
+    shutil.copy(models / "model.pt", models / "retrained.pt")
+    (models / "retrained.trained_on.json").write_text("{}")
+    (models / "retraining" / "tensorboard").mkdir(parents=True)
+    (models / "retraining" / "history.csv").write_text("epoch\n1\n")
+    assert "retrained.pt" in verify(dest / "mini").errors[0]  # as a package it is not what was packed
+    install(version(tmp_path, "0.2.0"), dest)
+    rollback("mini", dest)
+    assert (models / "retrained.pt").is_file() and readme(dest / "mini") == "# mini 0.1.0\n"
+    rollback("mini", dest)
+    (dest / PREVIOUS / "models" / "retrained.pt").write_bytes(pickle.dumps(print))
+    with pytest.raises(InputError, match=r"not as it was installed.*retrained\.pt"):
+        rollback("mini", dest)
+
+
+def test_a_folder_that_holds_no_bundle_is_left_alone(tmp_path):
+    (tmp_path / "dest" / "mini").mkdir(parents=True)
+    (tmp_path / "dest" / "mini" / "mine.txt").write_text("mine")
+    with pytest.raises(InputError, match="holds no bundle"):
+        install(write_mini(tmp_path), tmp_path / "dest")
+    assert (tmp_path / "dest" / "mini" / "mine.txt").read_text() == "mine"
+    assert os.listdir(tmp_path / "dest") == ["mini"]

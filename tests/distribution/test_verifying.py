@@ -181,7 +181,7 @@ def test_python_that_ran_is_told_with_its_mend(tmp_path, packages):
     assert verify(folder).ok
     (folder / PACKAGE / "__pycache__").mkdir()
     (folder / PACKAGE / "__pycache__" / "files.cpython-311.pyc").write_bytes(b"x")
-    refused(folder, "files.cpython-311.pyc", "remove it")
+    refused(folder, "files.cpython-311.pyc", "remove each __pycache__")
 
 
 # ---- what it says of itself ----------------------------------------------------------------------------------------
