@@ -30,13 +30,13 @@ import fire
 from common.commands import command
 from common.errors import InputError
 
-from .archive import zip_bytes
 from .archives import read_archive
 from .fuzzing_weights import mutated, run_each
 from .manifest import NAME, executed, json_bytes
 from .naming import named_anew
 from .opening import read_limited, sha256
 from .verifying import UNEXPECTED, examine_bytes
+from .zip_writing import zip_bytes
 
 _NAMES = (
     "../out",

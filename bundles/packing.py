@@ -16,7 +16,6 @@ from common.data.folder import load_json
 from common.files import write_atomically, write_json
 from common.provenance import SUFFIX as RECORD_SUFFIX
 
-from .archive import zip_bytes
 from .closure import PACKAGE, needed_files
 from .configs import SEGMENTER, packed_config, read_yaml, render, sister_of
 from .executables import executables
@@ -27,6 +26,7 @@ from .sbom import SUFFIX as SBOM_SUFFIX
 from .sbom import sbom
 from .sources import bundle_files, find_bundle, metadata_of, read_tree
 from .texts import packed_text
+from .zip_writing import zip_bytes
 
 MODEL = "models/model.pt"
 CARD = "docs/model_card.md"

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from bundles.archive import zip_bytes
 from bundles.boot import FIND_PACKAGE, IMPORTS
 from bundles.executables import executables
 from bundles.exporting import _torchscript
@@ -21,6 +20,7 @@ from bundles.manifest import FULL, NAME, build_manifest, json_bytes, packages_of
 from bundles.naming import named_anew, package_name, placeholder
 from bundles.opening import sha256
 from bundles.sources import Tree, collection, metadata_of
+from bundles.zip_writing import zip_bytes
 
 VERSION = "0.1.0"
 ZIP = f"mini_v{VERSION}.zip"

@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 
 from bundles import installing
-from bundles.archive import zip_bytes
 from bundles.installing import install, rollback
 from bundles.manifest import json_bytes, packages_of
 from bundles.opening import open_folder, sha256
 from bundles.report import CATALOGUE
 from bundles.sources import collection
 from bundles.verifying import verify
+from bundles.zip_writing import zip_bytes
 from common.errors import InputError
 from tests.distribution.built import ZIP, manifested, mini, raw_member, raw_zip, write_config, write_mini
 

@@ -16,10 +16,10 @@ import zlib
 import pytest
 import torch
 
-from bundles.archive import zip_bytes
 from bundles.archives import Limits, Refused, read_archive
 from bundles.names import collisions, name_fault
 from bundles.opening import open_folder, open_zip
+from bundles.zip_writing import zip_bytes
 from tests.distribution.built import mini, raw_member, raw_zip, saved
 
 A, B = raw_member(b"top/a"), raw_member(b"top/b", b"other")

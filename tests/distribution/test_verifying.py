@@ -14,7 +14,6 @@ from importlib import metadata
 import pytest
 
 from bundles import verifying
-from bundles.archive import zip_bytes
 from bundles.boot import IMPORTS
 from bundles.code_free_config import inference_config
 from bundles.consistency import installed_findings
@@ -23,6 +22,7 @@ from bundles.report import CATALOGUE, WARNING
 from bundles.sources import collection
 from bundles.strict_json import parse_json
 from bundles.verifying import verify
+from bundles.zip_writing import zip_bytes
 from tests.distribution.built import (
     PACKAGE,
     ZIP,
