@@ -15,6 +15,7 @@ from common.commands import command
 from common.data.folder import load_json
 from common.data.reading import read_bytes
 from common.errors import InputError
+from common.files import write_atomically
 
 from .manifest import NAME
 from .sources import bundle_names, collection
@@ -85,7 +86,7 @@ def export(
     inference makes it. Says how the export differs from the original, and writes nothing where logits differ by more
     than 1e-4. FILE is by default model.ts, model.onnx or model.pt2 here.
     """
-    from .exporting import FORMATS, exported, write_export
+    from .exporting import FORMATS, exported
 
     if format is None:
         raise InputError(f"--format missing: one of {', '.join(FORMATS)}")
@@ -93,7 +94,7 @@ def export(
     if out is not None and path.is_dir():
         raise InputError(f"--out {path} is a folder; name a file")
     content, found = exported(collection(), name, format, weights, flips)
-    write_export(path, content)
+    write_atomically(path, content)
     told = {"file": str(path), "largest_difference": found.largest, "pixels": found.pixels, "flipped": found.flipped}
     _tell(json, told, [f"{path}: {found}"])
 

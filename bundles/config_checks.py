@@ -57,7 +57,7 @@ def config_faults(name: str, config: Any, own: OwnPython | None) -> Iterator[str
 
 def code_free_faults(path: str, config: Any, name: str) -> Iterator[str]:
     """Where the config of a bundle without code is another than the one that all of them have."""
-    if isinstance(config, Mapping) and path not in (METADATA,) and (fault := config_fault(config, name)):
+    if isinstance(config, Mapping) and path != METADATA and (fault := config_fault(config, name)):
         yield f"{path}: {fault}"
 
 

@@ -6,7 +6,6 @@ import json
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from functools import cache
 from importlib import metadata as installed
 from itertools import islice
@@ -146,7 +145,6 @@ def requirement_findings(
     contents: Contents, manifest: Mapping[str, Any], metadata: Mapping[str, Any] | None
 ) -> Iterator[Finding]:
     """What the bundle needs, as manifest, metadata and requirements.txt say, and licence of its data."""
-    licence = None
     packages = {_canonical(name): version for name, version in manifest["requires"]["packages"].items()}
     pinned: dict[str, str] = {}
     yield from _package_findings(manifest, metadata)
@@ -171,9 +169,7 @@ def requirement_findings(
             if wanted.get(name) != packages.get(name):
                 told = f"{wanted.get(name, 'no')} {name}, and {NAME} {packages.get(name, 'none')}"
                 yield Finding(ERROR, f"{METADATA} says {told}")
-    with suppress(IndexError):  # where it has no paragraph
-        licence = first_paragraph(_text(contents, DATA_LICENCE))
-    if manifest["licence"]["data"] != licence:
+    if manifest["licence"]["data"] != first_paragraph(_text(contents, DATA_LICENCE)):
         yield Finding(ERROR, f"{NAME}, licence#data: it is not the first paragraph of {DATA_LICENCE}")
 
 

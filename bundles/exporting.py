@@ -19,7 +19,6 @@ from monai.bundle import ConfigParser
 from torch import Tensor, nn
 
 from common.errors import InputError
-from common.files import write_atomically
 from common.weights import load_weights
 
 from .configs import read_yaml
@@ -116,11 +115,6 @@ def exported(
     if not found.largest <= TOLERANCE:
         raise InputError(f"{name} as {form} is not the same network: {found}; nothing was written (limit {TOLERANCE})")
     return content, found
-
-
-def write_export(path: Path, content: bytes) -> None:
-    """Write an exported network, whole or not at all."""
-    write_atomically(path, content)
 
 
 def parity(network: nn.Module, other: Callable[[Tensor], Tensor], shape: tuple[int, ...]) -> Parity:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from common.errors import InputError
 
+from .manifest import json_bytes
 from .pins import CONSTRAINTS, closure, installed_version, licence_of, read_pins
 from .sources import collection
 
@@ -86,7 +87,7 @@ def _plain(bom: Any) -> bytes:
 
     content = json.loads(make_outputter(bom, OutputFormat.JSON, SchemaVersion.V1_6).output_as_string())
     del content["metadata"]["timestamp"]
-    return (json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
+    return json_bytes(content)
 
 
 def _weighs(path: str) -> bool:
