@@ -33,18 +33,23 @@ def read_limited(path: str | Path, most: int = LIMITS.archive) -> bytes:
     Raises:
         Refused: if it is no plain file, can not be read, or has more than `most` bytes.
     """
-    try:
-        # Without waiting: a pipe of that name would wait for its writer for ever.
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        with os.fdopen(handle, "rb") as stream:
-            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
-                raise Refused(f"{path} is no plain file")
-            content = stream.read(most + 1)
-    except OSError as error:
-        raise Refused(f"cannot read {path}: {error.strerror}") from None
+    content = _read_plain(path, str(path), most)
     if len(content) > most:
         raise Refused(f"{path} has more than {most:,} bytes; no more are read")
     return content
+
+
+def _read_plain(path: str | Path, name: str, most: int, flags: int = 0) -> bytes:
+    # A byte more than `most` where there are more.
+    try:
+        # Without waiting: a pipe of that name would wait for its writer for ever.
+        handle = os.open(path, os.O_RDONLY | flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        with os.fdopen(handle, "rb") as stream:
+            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+                raise Refused(f"{name} is no plain file")
+            return stream.read(most + 1)
+    except OSError as error:
+        raise Refused(f"cannot read {name}: {error.strerror}") from None
 
 
 def open_zip(data: bytes, limits: Limits = LIMITS) -> Contents:
@@ -116,14 +121,7 @@ def _walk(folder: Path):
 
 
 def _read_inside(path: Path, name: str, most: int) -> bytes:
-    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    try:
-        with os.fdopen(os.open(path, flags), "rb") as stream:
-            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
-                raise Refused(f"{name} is no plain file")
-            content = stream.read(most + 1)
-    except OSError as error:
-        raise Refused(f"cannot read {name}: {error.strerror}") from None
+    content = _read_plain(path, name, most, getattr(os, "O_NOFOLLOW", 0))
     if len(content) > most:
         raise Refused(f"{name} is larger than what is read of a bundle")
     return content
