@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit, generate_uid
 
 MR, SECONDARY, SEGMENTATION = (f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("4", "7", "66.4"))
 WORD, DAY, NUMBER = "Zwetschgenknoedel", "19570313", "86421357"
-# Marks of a patient: texts, dates and numbers that stand nowhere else.
-PLANTED = (WORD, DAY, "1957", NUMBER)
+# Marks of a patient: texts, dates and numbers that stand nowhere else. A year stands by itself: its four digits
+# are within microseconds, new UIDs, fractions and digests by chance.
+PLANTED = (WORD, DAY, NUMBER)
+_MARK = re.compile(rf"{WORD}|{DAY}|{NUMBER}|(?<![.0-9a-f]){DAY[:4]}(?![0-9a-f])")
 PLACE = {
     "FrameOfReferenceUID": generate_uid(entropy_srcs=["place"]),
     "ImagePositionPatient": [-17.25, 31.5, 4.125],
@@ -32,6 +35,11 @@ _BESIDE = (
     "ContentDate", "DeviceSerialNumber", "ImageComments", "RequestingPhysician",
 )
 # fmt: on
+
+
+def marks_in(text: str) -> list[str]:
+    """The marks of a patient that a text holds, in its order."""
+    return _MARK.findall(text)
 
 
 def plant(dataset: Dataset) -> None:
