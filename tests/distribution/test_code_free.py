@@ -24,16 +24,19 @@ SEGMENTERS = ("order_polyps", "order_brisc")
 IMAGES = 100
 
 
-@pytest.fixture(scope="module")
-def code_free(tmp_path_factory) -> tuple[Packed, Path, Path]:
-    """order_polyps_code_free: packed, its zip, and where it lies unpacked."""
-    folder = tmp_path_factory.mktemp("code_free")
-    packed = pack_code_free(collection(), "order_polyps")
+def _packed(folder: Path, name: str) -> tuple[Packed, Path, Path]:
+    packed = pack_code_free(collection(), name)
     path = folder / packed.file_name
     path.write_bytes(packed.zip())
     with zipfile.ZipFile(path) as archive:
         archive.extractall(folder)
     return packed, path, folder / packed.name
+
+
+@pytest.fixture(scope="module")
+def code_free(tmp_path_factory) -> tuple[Packed, Path, Path]:
+    """order_polyps_code_free: packed, its zip, and where it lies unpacked."""
+    return _packed(tmp_path_factory.mktemp("code_free"), "order_polyps")
 
 
 @pytest.mark.parametrize("name", SEGMENTERS)
@@ -104,7 +107,7 @@ def _masks(folder: Path) -> dict[str, np.ndarray]:
 
 
 def _both(warm, packages, folder: Path, images: Path, tmp_path: Path) -> list[dict[str, np.ndarray]]:
-    full = packages.unpacked / "order_polyps" / "configs" / "inference.json"
+    full = packages.unpacked / folder.name.removesuffix("_code_free") / "configs" / "inference.json"
     outputs = {"full": (full, tmp_path / "full"), "free": (folder / "configs" / "inference.json", tmp_path / "free")}
     for config, out in outputs.values():
         ended = warm.bundle("run", cwd=tmp_path, config_file=config, dataset_dir=images, output_dir=out)
@@ -132,12 +135,18 @@ def test_its_masks_are_those_of_the_full_bundle(warm, packages, code_free, tmp_p
 
 
 @pytest.mark.slow
-def test_its_masks_are_those_of_the_full_bundle_on_real_images(warm, packages, code_free, real_data, tmp_path):
+@pytest.mark.parametrize("name", SEGMENTERS)
+def test_its_masks_are_those_of_the_full_bundle_on_real_images(warm, packages, code_free, real_data, tmp_path, name):
+    """A hundred images: Kvasir-SEG's first, and BRISC's of tumours, evenly from its test list."""
     (tmp_path / "images").mkdir()
-    found = sorted((real_data / "polyps" / "kvasir_seg" / "images").iterdir())[:IMAGES]
-    for path in found:
+    if name == "order_polyps":
+        folder, found = code_free[2], sorted((real_data / "polyps" / "kvasir_seg" / "images").iterdir())
+    else:
+        folder, found = _packed(tmp_path, name)[2], sorted((real_data / "brisc" / "test" / "images").iterdir())
+        found = found[:: len(found) // IMAGES]
+    for path in found[:IMAGES]:
         (tmp_path / "images" / path.name).symlink_to(path)
-    full, free = _both(warm, packages, code_free[2], tmp_path / "images", tmp_path)
+    full, free = _both(warm, packages, folder, tmp_path / "images", tmp_path)
     assert full.keys() == free.keys() and len(full) == IMAGES
     assert [name for name in full if not np.array_equal(full[name], free[name])] == []
     assert np.mean([mask.any() for mask in full.values()]) > 0.9  # and they show something

@@ -41,6 +41,7 @@ class Check:
         self.rows: list[tuple[str, str, float]] = []
         self.masks: dict[str, Path] = {}
         self.runs: dict[str, dict[str, np.ndarray]] = {}
+        self.plain: dict[str, dict[str, np.ndarray]] = {}  # of the collection as it is
 
     def step(self, name: str, action: Callable[[], str]) -> None:
         """Do a step and tell what it found."""
@@ -71,6 +72,7 @@ class Check:
         plain = material.run_masks(
             self.work / "unchanged" / material.CHANGED, self.studies, self.work / "run_unchanged"
         )
+        self.plain = {"order_polyps": self.runs["order_polyps"], material.CHANGED: plain}
         apart = sum(bool((plain[image] != mask).any()) for image, mask in self.runs[material.CHANGED].items())
         expect(apart == len(self.masks), "the changed constant shows in each mask")
         return f"{sum(map(len, self.runs.values()))} masks; {apart} of {len(plain)} show the changed constant"
@@ -87,6 +89,25 @@ class Check:
             equal = self._compare(server, ("odd", "tall"))
         expect_no_traceback(self.work / "stock.log")
         return f"{len(offered['models'])} models in one server, {equal} masks equal to the pixel"
+
+    def code_free(self) -> str:
+        """Those without Python: the masks of the full ones, but of transparency; nothing to train."""
+        app = self.work / "code_free"
+        material.pack(self.packer, "all", self.work / "zips_code_free", options=("--code_free",))
+        free = {name: f"{name}_code_free" for name in SEGMENTERS}
+        material.unpack(self.work / "zips_code_free", app / "model", tuple(free.values()))
+        shutil.copy(REPOSITORY / "bundles" / "label_app" / "main.py", app)
+        with Server(app, self.studies, {}, self.work / "code_free.log") as server:
+            offered = server.info()
+            expect(sorted(offered["models"]) == sorted(free.values()), f"models: {list(offered['models'])}")
+            expect(offered["trainers"] == {}, f"trainers: {list(offered['trainers'])}")
+            equal = 0
+            for name, package in free.items():
+                for image in sorted(self.masks.keys() - {"rgba"}):
+                    expect_equal(server.infer(package, image), self.plain[name][image], f"{package}, {image}")
+                    equal += 1
+        expect_no_traceback(self.work / "code_free.log")
+        return f"{equal} answers equal to what monai.bundle run of the full ones writes"
 
     def offers(self, server: Server) -> str:
         """The collection's app offers what segments, and trains it."""
@@ -218,6 +239,7 @@ class Check:
         self.step("pack and unpack", self.prepare)
         self.step("monai.bundle run", self.run_bundles)
         self.step("MONAI Label's own app", self.stock_app)
+        self.step("without Python", self.code_free)
         log = self.work / "server.log"
         with Server(self.models.parent, self.studies, {}, log) as server:
             self.step("the collection's app", lambda: self.offers(server))

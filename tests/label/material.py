@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,14 +22,15 @@ CONSTANT = ("(flipped(-2) + flipped(-2, -1))) / 4", "(flipped(-2) + flipped(-2, 
 PHANTOMS, SIDE = 24, 256
 
 
-def pack(packer: str, name: str, out: Path, collection: Path = REPOSITORY) -> None:
+def pack(packer: str, name: str, out: Path, collection: Path = REPOSITORY, options: Sequence[str] = ()) -> None:
     """Pack a bundle, or all, of a collection.
 
     Args:
         packer: the Python that has the collection's own packages.
+        options: of ``pack``.
     """
-    subprocess.run([packer, "-W", "ignore", "-m", "bundles", "pack", name, "--out", out], cwd=collection, check=True,
-                   stdout=subprocess.DEVNULL)  # fmt: skip
+    command = [packer, "-W", "ignore", "-m", "bundles", "pack", name, "--out", str(out), *options]
+    subprocess.run(command, cwd=collection, check=True, stdout=subprocess.DEVNULL)
 
 
 def pack_changed(packer: str, work: Path, out: Path) -> None:
