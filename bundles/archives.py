@@ -38,6 +38,7 @@ class Limits:
         members: how many.
         member, total: bytes of one member and of all, unpacked.
         ratio: unpacked over packed, of a member of more than `small` bytes.
+        whole: the same of all members together, `small` bytes times sixteen aside.
     """
 
     archive: int = 1 << 30
@@ -45,6 +46,7 @@ class Limits:
     member: int = 1 << 30
     total: int = 1 << 30
     ratio: int = 100
+    whole: int = 20
     small: int = 1 << 20
 
 
@@ -196,6 +198,8 @@ def _check_sizes(members: list[_Member], limits: Limits) -> None:
             )
     if (total := sum(member.size for member in members)) > limits.total:
         raise Refused(f"the archive unpacks to {total:,} bytes, a bomb; at most {limits.total:,} are read")
+    if total > 16 * limits.small + limits.whole * sum(member.packed for member in members):
+        raise Refused(f"the archive unpacks to {total:,} bytes, more than {limits.whole} times its size, a bomb")
 
 
 def _content(data: bytes, member: _Member, position: int, torch: bool) -> tuple[int, bytes]:

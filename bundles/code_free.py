@@ -14,6 +14,7 @@ from common.errors import InputError
 from .code_free_config import READS, SUFFIX, VALUES, inference_config
 from .configs import read_yaml, render
 from .exporting import FORMATS, TOLERANCE, require_segmenter
+from .logging_checks import LOGGING, STANDARD
 from .manifest import CODE_FREE, NAME, build_manifest, json_bytes, packages_of
 from .model_card import model_card
 from .packing import CARD, Packed, requirements
@@ -41,7 +42,7 @@ def pack_code_free(root: Path, name: str) -> Packed:
         "docs/README.md": _page(name, metadata).encode(),
         CARD: model_card(metadata, name=name).encode(),
         "configs/metadata.json": json_bytes(metadata),
-        "configs/logging.conf": (folder / "configs" / "logging.conf").read_bytes(),
+        LOGGING: STANDARD,
         "configs/inference.json": render(inference_config(name, **{key: full[key] for key in VALUES})),
         "requirements.txt": requirements(packages_of(metadata)),
     }

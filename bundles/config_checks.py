@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import configparser
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -24,7 +23,7 @@ from .executables import TARGET, executables
 from .expressions import REFERENCE, expression_fault
 from .own_python import OwnPython
 
-METADATA, LOGGING = "configs/metadata.json", "configs/logging.conf"
+METADATA = "configs/metadata.json"
 MODE = "_mode_"
 _SEPARATOR = re.compile(r"#|::")
 
@@ -137,55 +136,9 @@ def executes_faults(name: str, config: Any, told: Mapping[str, Any]) -> Iterator
     }
     for kind, texts in found.items():
         listed = set(told.get(name, {}).get(kind, []))
+        if sorted(listed) != told.get(name, {}).get(kind, []):
+            yield f"the manifest lists the {kind} of {name} unsorted, or one twice"
         for text in sorted(texts - listed):
             yield f"{name} can execute {text[:200]!r}, which the manifest does not list"
         for text in sorted(listed - texts):
             yield f"{name} does not have {text[:200]!r}, which the manifest lists"
-
-
-# ---- logging.conf ----------------------------------------------------------------------------------------------
-
-# `logging.config.fileConfig` gives classes, arguments and defaults to eval; what it may be told is listed here.
-_LONGEST = 1 << 16
-_SECTIONS = {
-    "logger": {"level", "handlers", "qualname", "propagate"},
-    "handler": {"class", "level", "formatter", "args"},
-    "formatter": {"format", "datefmt", "style"},
-}
-_VALUES = {
-    "class": {"StreamHandler"},
-    "args": {"(sys.stdout,)", "(sys.stderr,)", "()"},
-    "level": {"NOTSET", "DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"},
-    "propagate": {"0", "1"},
-    "style": {"%"},
-}
-
-
-def logging_faults(content: bytes) -> Iterator[str]:
-    """What of ``logging.conf`` is anything but streams of the console, each as a line."""
-    parser = configparser.RawConfigParser()
-    if len(content) > _LONGEST:
-        yield f"{LOGGING} has {len(content):,} bytes; at most {_LONGEST:,} are read"
-        return
-    try:
-        parser.read_string(content.decode("utf-8"))
-    except (configparser.Error, UnicodeDecodeError) as error:
-        yield f"{LOGGING} can not be read: {str(error).splitlines()[0]}"
-        return
-    if parser.defaults():
-        yield f"{LOGGING} has a section [DEFAULT], whose options would be every section's"
-    for section in parser.sections():
-        kind = section.partition("_")[0]
-        if section in ("loggers", "handlers", "formatters"):
-            known = {"keys"}
-        elif "_" in section and kind in _SECTIONS:
-            known = _SECTIONS[kind]
-        else:
-            yield f"{LOGGING} has a section [{section}]"
-            continue
-        for option, value in parser.items(section):
-            if option not in known:
-                yield f"{LOGGING}, [{section}]: the option {option!r} is not allowed"
-            elif option in _VALUES and value not in _VALUES[option]:
-                allowed = ", ".join(sorted(_VALUES[option]))
-                yield f"{LOGGING}, [{section}]: {option} = {value[:100]!r} could run code; allowed: {allowed}"

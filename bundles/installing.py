@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from common.errors import InputError
-from common.files import hold_folder, release_folder, sync_tree
+from common.files import hold_folder, release_folder, remove, remove_unfinished, sync_folder, sync_tree
 
 from .archives import Refused
 from .manifest import NAME
@@ -64,6 +64,7 @@ def install(
     with _held(dest):
         place, previous = _places(dest, contents.top)
         _remove_unfinished(place, previous)
+        _remove_compiled(place)
         if _is_there(place, contents):
             return place, report
         written = _written(previous.parent, contents)
@@ -91,40 +92,47 @@ def rollback(name: str, dest: str | Path) -> Path:
         raise InputError(f"{name!r} is no name of a bundle")
     with _held(dest):
         place, previous = _places(dest, name)
-        _recover(place, previous)
+        _remove_unfinished(place, previous)
         if not previous.is_dir():
             raise InputError(f"{dest} keeps no version before of {name}")
         _check(previous)
         aside = _aside(previous)
-        _move(place, aside)
+        had = place.is_dir()
+        if had:
+            _move(place, aside)
         _move(previous, place)
-        _move(aside, previous)
-        _sync(dest)
-        _sync(previous.parent)
+        if had:
+            _move(aside, previous)
+        sync_folder(dest)
+        sync_folder(previous.parent)
     return place
 
 
 def _check(previous: Path) -> None:
-    # It lay there for long. What Python has compiled of it is not looked at, and made anew.
-    for folder, inside, _ in os.walk(previous):
-        if "__pycache__" in inside:
-            inside.remove("__pycache__")
-            shutil.rmtree(Path(folder, "__pycache__"), ignore_errors=True)
+    # It lay there for long.
+    _remove_compiled(previous)
     report, _ = examine(previous, retrained=True)
     if not report.ok or report.name != previous.name:
         cause = report.errors[0] if report.errors else f"it is {report.name}"
         raise InputError(f"{previous} is not as it was installed, and nothing was changed: {cause}")
 
 
+def _remove_compiled(bundle: Path) -> None:
+    # What Python has compiled, or somebody else has put there: Python runs it in place of the source that is verified.
+    for folder, inside, _ in os.walk(bundle):
+        if "__pycache__" in inside:
+            inside.remove("__pycache__")
+            remove(Path(folder, "__pycache__"))
+
+
 def _is_there(place: Path, contents: Contents) -> bool:
-    # Whether all of it stands in its place already, and nothing else but what Python has compiled of it.
+    # Whether all of it stands in its place already, and nothing else.
     if not place.is_dir():
         return False
     try:
-        found = open_folder(place).files
+        return open_folder(place).files == contents.files
     except Refused:
         return False
-    return {path: each for path, each in found.items() if "/__pycache__/" not in path} == contents.files
 
 
 @contextmanager
@@ -181,21 +189,15 @@ def _aside(previous: Path) -> Path:
 
 
 def _remove_unfinished(place: Path, previous: Path) -> None:
-    # What a killed process has left; nobody else is at work here.
-    _recover(place, previous)
-    for left in previous.parent.glob(f".{place.name}.*.part"):
-        shutil.rmtree(left, ignore_errors=True)
-
-
-def _recover(place: Path, previous: Path) -> None:
-    # A process that was killed between two renames has left the bundle aside, or its place empty.
+    # What a killed process has left; nobody else is at work here. Where it was killed between two renames, the bundle
+    # aside goes back to its place; and where that is taken by the new one already, it is the version before.
     aside = _aside(previous)
     if aside.is_dir() and not aside.is_symlink():
-        target = place if not os.path.lexists(place) else previous
-        if os.path.lexists(target):
-            shutil.rmtree(aside)
+        if os.path.lexists(place):
+            _keep(aside, previous)
         else:
-            _move(aside, target)
+            _move(aside, place)
+    remove_unfinished(previous.parent, [place.name])
 
 
 def _written(folder: Path, contents: Contents) -> Path:
@@ -238,28 +240,24 @@ def _exchange(written: Path, place: Path, previous: Path) -> None:
         if had:
             _move(aside, place)
         raise
-    _sync(place.parent)
+    sync_folder(place.parent)
     if had:
         _keep(aside, previous)
-        _sync(previous.parent)
+        sync_folder(previous.parent)
 
 
 def _keep(aside: Path, previous: Path) -> None:
+    # The one that it takes the place of is first called unfinished, so that no half of it can be taken for whole.
     try:
-        shutil.rmtree(previous, ignore_errors=True)
+        if os.path.lexists(previous):
+            _move(previous, previous.with_name(f".{previous.name}.old.part"))
         _move(aside, previous)
     except OSError as error:
-        raise InputError(f"installed, but the version before stays in {aside}: {error.strerror or error}") from None
+        raise InputError(
+            f"the version before stays in {aside} until the next install or rollback: {error.strerror or error}"
+        ) from None
+    remove_unfinished(previous.parent, [previous.name])
 
 
 def _move(source: Path, target: Path) -> None:
     os.rename(source, target)
-
-
-def _sync(folder: Path) -> None:
-    with suppress(OSError):  # Windows opens no folders
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -7,7 +7,7 @@ bundle's name, which a process may have imported already, is found out by anyone
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 _DIGITS = 12
 
@@ -51,7 +51,7 @@ def package_fault(name: str, package: str, files: Mapping[str, bytes]) -> str | 
     stands = placeholder(name)
     if any(stands in path or stands.encode() in content for path, content in files.items()):
         return f"{stands} stands in it, which no packed bundle has"
-    wanted = package_name(name, _renamed(package, stands, files))
+    wanted = stands[:-_DIGITS] + _digest(files, package, stands)[:_DIGITS]
     if wanted == package:
         return None
     return f"the package {package!r} is not named after this bundle and its content; by rights it is {wanted!r}"
@@ -62,9 +62,23 @@ def _renamed(now: str, then: str, files: Mapping[str, bytes]) -> dict[str, bytes
     return {path.replace(now, then): content.replace(old, new) for path, content in files.items()}
 
 
-def _digest(files: Mapping[str, bytes]) -> str:
+def _digest(files: Mapping[str, bytes], now: str = "", then: str = "") -> str:
+    # With `now` taken for `then` where it is given, piece by piece: no second copy of all weights is made for it.
     whole = hashlib.sha256()
-    for path in sorted(files):
-        whole.update(f"{path}\0{len(files[path])}\0".encode())
-        whole.update(files[path])
+    for path, content in sorted((path.replace(now, then) if now else path, each) for path, each in files.items()):
+        pieces = list(_pieces(content, now.encode())) if now else [(0, len(content))]
+        length = sum(end - start for start, end in pieces) + (len(pieces) - 1) * len(then)
+        whole.update(f"{path}\0{length}\0".encode())
+        for number, (start, end) in enumerate(pieces):
+            whole.update(then.encode() if number else b"")
+            whole.update(memoryview(content)[start:end])
     return whole.hexdigest()
+
+
+def _pieces(content: bytes, mark: bytes) -> Iterator[tuple[int, int]]:
+    # Where the pieces between marks begin and end.
+    start = 0
+    while (found := content.find(mark, start)) >= 0:
+        yield start, found
+        start = found + len(mark)
+    yield start, len(content)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import ast
+import io
 import sys
+import tokenize
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from .archives import Refused
 
-LONGEST, LARGEST, _MOST_STEPS = 1 << 19, 4 << 20, 12  # bytes of a module, and of all
+LONGEST, LARGEST, _MOST_STEPS = 1 << 18, 2 << 20, 12  # bytes of a module, and of all
+_MOST_PARTS = 8  # of a dotted name
 # Modules that reach beyond computing, files that a config names, and the packages that a bundle is made of.
 _NAMES = """
     asyncio builtins cffi cloudpickle code codeop concurrent ctypes dill distutils ensurepip fcntl ftplib gc glob http
@@ -47,7 +51,6 @@ class OwnPython:
         return self._fault(target.split("."), _MOST_STEPS)
 
     def _fault(self, parts: list[str], steps: int) -> str | None:
-        target = ".".join(parts)
         if parts[0] != self.package or not all(part.isidentifier() for part in parts):
             return "it is not a name in the bundle's own package"
         if any(part.startswith("_") for part in parts[1:]):
@@ -55,16 +58,28 @@ class OwnPython:
         path = self._module_of(parts[:-1])
         if path is None:
             return f"the bundle has no module {'.'.join(parts[:-1])}"
-        for node in self.modules[path].body:
-            if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == parts[-1]:
-                return None
-            if isinstance(node, ast.ImportFrom) and node.level and steps:
-                for alias in node.names:
-                    if (alias.asname or alias.name) == parts[-1]:
-                        return self._fault([*self._from(path, node), alias.name], steps - 1)
-        if (home := _homes(self.modules[path]).get(parts[-1])) and steps:
-            return self._fault([*parts[:-1], home, parts[-1]], steps - 1)
-        return f"{path} does not define {target.rpartition('.')[2]}, nor imports it from the bundle's own package"
+        names = self._names[path]
+        if parts[-1] not in names or (names[parts[-1]] and not steps):
+            return f"{path} does not define {parts[-1]}, nor imports it from the bundle's own package"
+        elsewhere = names[parts[-1]]
+        return self._fault(elsewhere, steps - 1) if elsewhere else None
+
+    @cached_property
+    def _names(self) -> dict[str, dict[str, list[str] | None]]:
+        # By module: the classes and functions that it defines, and where those are that it has from another one.
+        found: dict[str, dict[str, list[str] | None]] = {}
+        for path, tree in self.modules.items():
+            names = found[path] = {}
+            for node in tree.body:
+                if isinstance(node, ast.ClassDef | ast.FunctionDef):
+                    names.setdefault(node.name, None)
+                elif isinstance(node, ast.ImportFrom) and node.level:
+                    for alias in node.names:
+                        names.setdefault(alias.asname or alias.name, [*self._from(path, node), alias.name])
+            around = path.removesuffix(".py").removesuffix("/__init__").split("/")
+            for name, home in _homes(tree).items():
+                names.setdefault(name, [*around, home, name])
+        return found
 
     def _module_of(self, parts: list[str]) -> str | None:
         base = "/".join(parts)
@@ -78,11 +93,8 @@ class OwnPython:
 def _homes(tree: ast.Module) -> dict[str, str]:
     # A package that imports its names when they are first used says so in a table of texts, from name to module.
     for node in tree.body:
-        if (
-            isinstance(node, ast.Assign)
-            and ast.unparse(node.targets[0]) == "_HOMES"
-            and isinstance(node.value, ast.Dict)
-        ):
+        named = isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id
+        if named == "_HOMES" and isinstance(node.value, ast.Dict):
             pairs = zip(node.value.keys, node.value.values, strict=True)
             if all(isinstance(each, ast.Constant) and isinstance(each.value, str) for pair in pairs for each in pair):
                 return ast.literal_eval(node.value)
@@ -97,8 +109,12 @@ def parse_python(content: bytes, path: str) -> ast.Module:
     """
     if len(content) > LONGEST:
         raise Refused(f"{path} has {len(content):,} bytes; at most {LONGEST:,} of Python are read")
+    if b"\r" in content:  # some readers end a line there, and others do not
+        raise Refused(f"{path} has a carriage return; lines that end with \\n are read")
     try:
-        # As text in UTF-8, whatever encoding it claims: a declared one could show a reader another program.
+        # Python would run what a declared encoding makes of the bytes, which is not what is read here, or by anybody.
+        if (declared := tokenize.detect_encoding(io.BytesIO(content).readline)[0]) != "utf-8":
+            raise Refused(f"{path} declares the encoding {declared}; only UTF-8 without a mark is read")
         return ast.parse(content.decode("utf-8"))
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise Refused(f"{path} can not be read as Python in UTF-8: {str(error)[:100]}") from None
@@ -134,10 +150,20 @@ def _reaches(module: str) -> bool:
 
 def _attributes(node: ast.Attribute) -> set[str]:
     # A module has those that it imports: torch.os is os.
-    whole = ast.unparse(node) if isinstance(node.value, ast.Name | ast.Attribute) else f"….{node.attr}"
+    whole = _dotted(node)
     if node.attr in _HIDDEN or (node.attr in _MODULES and isinstance(node.value, ast.Name | ast.Attribute)):
         return {whole}
     return {whole} if whole in _REACHING else set()
+
+
+def _dotted(node: ast.Attribute) -> str:
+    # Its last parts: of a chain of thousands, each link's whole name would take for ever.
+    parts: list[str] = []
+    left: ast.expr = node
+    while isinstance(left, ast.Attribute) and len(parts) < _MOST_PARTS:
+        parts.append(left.attr)
+        left = left.value
+    return ".".join([left.id if isinstance(left, ast.Name) else "…", *reversed(parts)])
 
 
 def _calls(node: ast.Call) -> set[str]:
@@ -147,7 +173,7 @@ def _calls(node: ast.Call) -> set[str]:
         fixed = called.id in ("getattr", "setattr") and len(node.args) > 1 and isinstance(node.args[1], ast.Constant)
         return {f"{called.id}(…, {node.args[1].value!r})" if fixed else f"{called.id}()"}
     if isinstance(called, ast.Attribute) and called.attr in _LOADERS | {"open"}:
-        return {f"{ast.unparse(called)[:60]}()"}
+        return {f"{_dotted(called)[:60]}()"}
     return set()
 
 

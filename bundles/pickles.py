@@ -15,7 +15,7 @@ from typing import Any
 
 from .archives import Refused, inner_limits, read_archive
 
-_LONGEST, _MOST_ORDERS, _MOST_SIDES = 64 << 20, 1_000_000, 16
+_LONGEST, _MOST_ORDERS, _MOST_SIDES = 16 << 20, 250_000, 16
 ITEM_BYTES = {
     "torch DoubleStorage": 8, "torch FloatStorage": 4, "torch HalfStorage": 2, "torch BFloat16Storage": 2,
     "torch LongStorage": 8, "torch IntStorage": 4, "torch ShortStorage": 2, "torch CharStorage": 1,

@@ -89,7 +89,7 @@ class Report:
         """All of it, to be read: verdict, findings, and what it would run, where the hash of a catalogue or a signature
         does not vouch for that.
         """
-        known = f"{self.name} {self.version} ({self.kind})" if self.name else "no bundle"
+        known = _shown(f"{self.name} {self.version} ({self.kind})") if self.name else "no bundle"
         lines = [f"{self.subject}: {known}", f"sha256 {self.sha256}"] if self.sha256 else [f"{self.subject}: {known}"]
         ranked = sorted(self.findings, key=lambda each: (ERROR, WARNING, NOTE).index(each.level))
         lines += [f"{each.level}: {_shown(each.text)}" for each in ranked]

@@ -8,17 +8,17 @@ from typing import Any
 
 from .archives import Refused
 
-LONGEST, DEEPEST = 8 << 20, 60  # bytes; levels of nesting
+LONGEST, DEEPEST = 8 << 20, 60  # bytes, as a record of a hundred thousand training images has; levels of nesting
 
 
-def parse_json(content: bytes, name: str) -> Any:
-    """What a JSON file says.
+def parse_json(content: bytes, name: str, most: int = LONGEST) -> Any:
+    """What a JSON file says, where it has not more than `most` bytes.
 
     Raises:
         Refused: naming the file, if it is no JSON, or not to be read in one way only.
     """
-    if len(content) > LONGEST:
-        raise Refused(f"{name} has {len(content):,} bytes; at most {LONGEST:,} of JSON are read")
+    if len(content) > most:
+        raise Refused(f"{name} has {len(content):,} bytes; at most {most:,} of JSON are read there")
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:

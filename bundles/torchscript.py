@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from .archives import Refused, inner_limits, read_archive
 from .pickles import Tensor, check_numbers, run_pickle
 
-_LARGEST = 4 << 20  # bytes of the program
+_LARGEST = 1 << 20  # bytes of the program; a parsed one takes a hundred times as many
 # What a frozen segmenter of this collection uses, and nothing that reads, writes, waits or calls back.
 _NAMES = """
     add amax append batch_norm cat channel_shuffle contiguous conv2d dim div eq flatten flip format hardtanh max_pool2d

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from .archives import Refused
-from .config_checks import LOGGING, METADATA, code_free_faults, config_faults, executes_faults, logging_faults
+from .config_checks import METADATA, code_free_faults, config_faults, executes_faults
 from .consistency import (
     file_findings,
     installed_findings,
@@ -27,18 +27,23 @@ from .consistency import (
     source_findings,
 )
 from .executables import executables
+from .logging_checks import LOGGING, logging_faults
 from .manifest import FULL, NAME, json_bytes
 from .naming import package_fault
-from .opening import Contents, open_folder, open_zip, read_limited, sha256
+from .opening import Contents, open_folder, open_zip, read_limited
+from .opening import sha256 as sha256_of
 from .own_python import LARGEST, OwnPython, other_packages, parse_python, reaches_for
 from .report import CATALOGUE, ERROR, NOTE, SIGNATURE, WARNING, Finding, Report
 from .strict_json import parse_json
 from .weights import check_weights
 
 _TEXTS = (".md", ".txt", ".csv", ".j2", "LICENSE", ".conf")
+# What `common.label` leaves. Of the folder of a retraining nothing is ever read: the next one empties it first.
 _RETRAINED = re.compile(r"models/(?:retrained\.(?:pt|trained_on\.json)|retraining/.+)")
 UNEXPECTED = "could not be checked"
 _MOST_FINDINGS = 500  # of one check
+# Bytes and files: many times what ours have, and few enough that what they are parsed to can not fill a memory.
+_LARGEST_MANIFEST, _LARGEST_CONFIGS, _LARGEST_JSON, _MOST_WEIGHTS = 1 << 20, 1 << 20, 16 << 20, 64
 
 
 def verify(
@@ -104,7 +109,7 @@ def examine_bytes(
     public_key: str | Path | None = None,
 ) -> tuple[Report, Contents | None]:
     """As `examine`, of a zip that has been read; `path` gives its name."""
-    report = Report(str(path), sha256=_digest(data))
+    report = Report(str(path), sha256=sha256_of(data))
     try:
         wanted = _wanted(path, sha256, model_info)
         for source, digest in wanted.items():
@@ -124,16 +129,12 @@ def examine_bytes(
 def _set_apart(contents: Contents) -> Contents:
     left = {path for path in contents.files if _RETRAINED.fullmatch(path)}
     for path in left:
-        if path.endswith(".pt"):
+        if "/retraining/" not in path:
             check_weights(path, contents.files[path])
     return replace(contents, files={path: each for path, each in contents.files.items() if path not in left})
 
 
 # ---- where it comes from -----------------------------------------------------------------------------------------
-
-
-def _digest(data: bytes) -> str:
-    return sha256(data)
 
 
 def _wanted(path: Path, digest: str | None, model_info: str | Path | None) -> dict[str, str]:
@@ -223,7 +224,7 @@ def _unexpected(what: str, error: Exception) -> str:
 def _manifest(contents: Contents) -> Mapping[str, Any]:
     if NAME not in contents.files:
         raise Refused(f"it has no {NAME}: it is no packed bundle (`python -m bundles pack` makes them)")
-    manifest = parse_json(contents.files[NAME], NAME)
+    manifest = parse_json(contents.files[NAME], NAME, _LARGEST_MANIFEST)
     if faults := manifest_faults(manifest):
         raise Refused(faults[0])
     if json_bytes(manifest) != contents.files[NAME]:
@@ -274,12 +275,15 @@ def _python(bundle: _Bundle) -> Iterator[Finding]:
 
 
 def _configs(bundle: _Bundle) -> Iterator[Finding]:
-    for path, content in bundle.contents.files.items():
-        if path.startswith("configs/") and path.endswith(".json"):
-            try:
-                bundle.configs[path] = parse_json(content, path)
-            except Refused as error:
-                yield Finding(ERROR, str(error))
+    files = bundle.contents.files
+    found = {path: each for path, each in files.items() if path.startswith("configs/") and path.endswith(".json")}
+    if (size := sum(map(len, found.values()))) > _LARGEST_CONFIGS:
+        raise Refused(f"its configs have {size:,} bytes; at most {_LARGEST_CONFIGS:,} are read")
+    for path, content in found.items():
+        try:
+            bundle.configs[path] = parse_json(content, path)
+        except Refused as error:
+            yield Finding(ERROR, str(error))
     told = bundle.manifest["executes"]
     for path, config in bundle.configs.items():
         for fault in [*config_faults(path, config, bundle.own), *executes_faults(path, config, told)]:
@@ -289,7 +293,7 @@ def _configs(bundle: _Bundle) -> Iterator[Finding]:
     for path in sorted(set(told) - set(bundle.contents.files)):
         yield Finding(ERROR, f"{NAME}, executes: there is no {path}")
     if LOGGING in bundle.contents.files:
-        for fault in logging_faults(bundle.contents.files[LOGGING]):
+        for fault in logging_faults(bundle.contents.files[LOGGING], code_free=bundle.own is None):
             yield Finding(ERROR, fault)
 
 
@@ -306,20 +310,24 @@ def _described(bundle: _Bundle) -> Iterator[Finding]:
 
 
 def _weights(bundle: _Bundle) -> Iterator[Finding]:
-    for path, content in bundle.contents.files.items():
-        if path.startswith("models/"):
-            try:
-                if unseen := check_weights(path, content):
-                    yield Finding(WARNING, unseen)
-            except Refused as error:
-                yield Finding(ERROR, str(error))
+    found = {path: each for path, each in bundle.contents.files.items() if path.startswith("models/")}
+    if len(found) > _MOST_WEIGHTS:
+        raise Refused(f"models/ holds {len(found):,} files; at most {_MOST_WEIGHTS} are looked into")
+    if (size := sum(len(each) for path, each in found.items() if path.endswith(".json"))) > _LARGEST_JSON:
+        raise Refused(f"the JSON below models/ has {size:,} bytes; at most {_LARGEST_JSON:,} are read")
+    for path, content in found.items():
+        try:
+            if unseen := check_weights(path, content):
+                yield Finding(WARNING, unseen)
+        except Refused as error:
+            yield Finding(ERROR, str(error))
 
 
 def _other_json(bundle: _Bundle) -> Iterator[Finding]:
     for path, content in bundle.contents.files.items():
         if path.endswith(".json") and not path.startswith(("configs/", "models/")) and path != NAME:
             try:
-                parse_json(content, path)
+                parse_json(content, path, _LARGEST_MANIFEST)
             except Refused as error:
                 yield Finding(ERROR, str(error))
 

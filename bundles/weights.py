@@ -13,7 +13,8 @@ from .pickles import read_state_dict
 from .strict_json import parse_json
 from .torchscript import check_torchscript
 
-_LONGEST_HEADER = 16 << 20
+_LONGEST_HEADER = 8 << 20
+_LARGEST_ONNX = 2 << 20  # ten times ours; what it is parsed to takes two hundred times as many
 _CLASSES = frozenset({"AutoencoderKL", "ControlNetModel", "DDIMScheduler", "DDPMScheduler", "UNet2DConditionModel"})
 _PRIVATE_KEYS = frozenset({"_class_name", "_diffusers_version", "_name_or_path"})
 
@@ -72,6 +73,8 @@ def _check_description(value: Any, name: str) -> None:
 
 
 def _check_onnx(content: bytes, name: str) -> str | None:
+    if len(content) > _LARGEST_ONNX:
+        raise Refused(f"{name} has {len(content):,} bytes; at most {_LARGEST_ONNX:,} of ONNX are read")
     try:
         import onnx
     except ImportError:

@@ -24,8 +24,8 @@ except ImportError:  # Windows has none; nothing is held there
 _held: dict[str, int] = {}  # folders by their real path, and the handles that hold them
 
 
-def _sync_folder(folder: Path) -> None:
-    # A rename is on the disk only when the folder that holds the name is.
+def sync_folder(folder: Path) -> None:
+    """Bring a folder's names to the disk: a rename is there only when the folder that holds the name is."""
     if os.name == "nt":  # Windows opens no folders
         return
     handle = os.open(folder, os.O_RDONLY)
@@ -42,8 +42,8 @@ def sync_tree(folder: str | Path) -> None:
             with path.open("rb") as stream:
                 os.fsync(stream.fileno())
         else:
-            _sync_folder(path)
-    _sync_folder(Path(folder))
+            sync_folder(path)
+    sync_folder(Path(folder))
 
 
 def check_writable(folder: str | Path) -> None:
@@ -128,7 +128,7 @@ def write_with(path: str | Path, writer: Callable[[BinaryIO], Any]) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def remove(path: Path) -> None:
@@ -190,4 +190,4 @@ def replace_folder_when_done(path: str | Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)

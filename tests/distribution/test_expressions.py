@@ -11,10 +11,13 @@ from monai.bundle.reference_resolver import ReferenceResolver
 
 from bundles import allowed, code_free_config
 from bundles.archives import Refused
-from bundles.config_checks import config_faults, executes_faults, logging_faults
+from bundles.config_checks import config_faults, executes_faults
 from bundles.executables import executables
 from bundles.expressions import computes_only, expression_fault
+from bundles.logging_checks import LOGGING as LOGGING_FILE
+from bundles.logging_checks import STANDARD, logging_faults
 from bundles.own_python import OwnPython, other_packages, parse_python, reaches_for
+from bundles.sources import bundle_names, collection
 from tests.distribution.built import LOGGING, PACKAGE, inference, mini
 
 OWN = OwnPython(PACKAGE, {path: parse_python(content, path) for path, content in mini().items() if path[-3:] == ".py"})
@@ -345,6 +348,13 @@ def test_the_manifest_has_to_list_all_that_a_config_executes_and_no_more():
         (b"[loggers]", b"[loggers]\nkeys=a\nkeys=b"),
         (b"[loggers]", b"\xff"),
         (b"[loggers]", b"loggers"),
+        (LOGGING, b""),
+        (b"%(message)s", b"%(message)s\r[handler_x]\rclass=FileHandler\rargs=('x',)"),  # lines to MONAI
+        (b"%(message)s", b"%(message)s\x1b]0;title\x07"),
+        (b"%(message)s", "%(message)s\u2028[x]".encode()),
+        (b"handlers=consoleHandler", b"handlers=%(level)s"),
+        (b"keys=root", b"keys=root,%(keys)s"),
+        (b"[logger_root]", b"[logger_other]"),
     ],
 )
 def test_a_logging_file_that_does_more_than_write_to_the_console_is_refused(old, new):
@@ -352,6 +362,17 @@ def test_a_logging_file_that_does_more_than_write_to_the_console_is_refused(old,
     assert list(logging_faults(LOGGING.replace(old, new, 1)))
     assert not list(logging_faults(LOGGING))
     assert not list(logging_faults(LOGGING.replace(b"sys.stdout", b"sys.stderr")))
+
+
+def test_of_a_bundle_without_python_no_letter_may_differ():
+    assert LOGGING == STANDARD and not list(logging_faults(STANDARD, code_free=True))
+    for content in (b"", STANDARD[:-1], STANDARD.replace(b"INFO", b"DEBUG"), STANDARD.replace(b"\n", b"\r\n")):
+        assert list(logging_faults(content, code_free=True))
+
+
+@pytest.mark.parametrize("name", bundle_names(collection()))
+def test_the_collections_own_are_that_one(name):
+    assert (collection() / name / LOGGING_FILE).read_bytes() == STANDARD
 
 
 def test_what_passes_here_passes_monais_own_check(tmp_path):

@@ -13,6 +13,7 @@ import threading
 from pathlib import Path
 
 import pytest
+import torch
 
 from bundles import installing
 from bundles.installing import install, rollback
@@ -242,17 +243,43 @@ install(sys.argv[1], sys.argv[2])
 """
 
 
-@pytest.mark.parametrize("number", [1, 2, 3])
-def test_a_killed_install_is_tidied_up_by_the_next(tmp_path, number):
-    """Whenever it dies, one version or the other is there, or is put back by what comes next."""
+@pytest.mark.parametrize("number", [1, 2, 3, 4])
+@pytest.mark.parametrize("then", ["install", "rollback"])
+def test_a_killed_install_is_tidied_up_by_the_next(tmp_path, number, then):
+    """Whenever it dies, one version or the other is there, and the one before it is the one that was there."""
     dest = tmp_path / "dest"
-    install(version(tmp_path, "0.1.0"), dest)
+    for each in ("0.0.1", "0.1.0"):
+        install(version(tmp_path, each), dest)
     command = [sys.executable, "-c", KILLED, str(version(tmp_path, "0.2.0")), str(dest), str(number)]
     assert subprocess.run(command, cwd=collection(), check=False).returncode == 9
-    install(version(tmp_path, "0.3.0"), dest)
-    assert sorted(os.listdir(dest)) == [".previous", "mini"]
-    assert readme(dest / "mini") == "# mini 0.3.0\n"
-    assert readme(dest / PREVIOUS) == ("# mini 0.2.0\n" if number == 3 else "# mini 0.1.0\n")
+    if then == "install":
+        install(version(tmp_path, "0.3.0"), dest)
+        assert readme(dest / "mini") == "# mini 0.3.0\n"
+        assert readme(dest / PREVIOUS) == ("# mini 0.2.0\n" if number > 2 else "# mini 0.1.0\n")
+    else:
+        rollback("mini", dest)
+        assert readme(dest / "mini") == ("# mini 0.1.0\n" if number > 2 else "# mini 0.0.1\n")
+    assert sorted(os.listdir(dest)) == [".previous", "mini"] and os.listdir(dest / ".previous") == ["mini"]
+    assert verify(dest / "mini").ok and verify(dest / PREVIOUS).ok
+
+
+def test_a_version_before_is_put_back_where_the_bundle_was_removed(tmp_path):
+    dest = tmp_path / "dest"
+    for each in ("0.1.0", "0.2.0"):
+        install(version(tmp_path, each), dest)
+    shutil.rmtree(dest / "mini")
+    rollback("mini", dest)
+    assert readme(dest / "mini") == "# mini 0.1.0\n" and os.listdir(dest) == ["mini"]
+
+
+def test_what_stands_in_for_the_source_is_removed_though_all_else_is_there(tmp_path):
+    dest, path = tmp_path / "dest", write_mini(tmp_path)
+    place, _ = install(path, dest)
+    package = next(each for each in place.iterdir() if each.name.startswith("law_order_"))
+    (package / "__pycache__").mkdir()
+    (package / "__pycache__" / "__init__.cpython-311.pyc").write_bytes(b"another program")
+    stands = place.stat().st_ino
+    assert install(path, dest)[0] == place and verify(place).ok and place.stat().st_ino == stands
 
 
 def test_many_at_once_leave_one_whole_version_and_one_before(tmp_path):
@@ -304,6 +331,8 @@ def test_a_retrained_version_before_comes_back_with_what_was_learned(tmp_path):
     (models / "retrained.trained_on.json").write_text("{}")
     (models / "retraining" / "tensorboard").mkdir(parents=True)
     (models / "retraining" / "history.csv").write_text("epoch\n1\n")
+    state = {"network": {"a": torch.zeros(1)}, "epoch": 1, "settings": {"seed": 0}}  # as a run's latest.pt
+    torch.save(state, models / "retraining" / "latest.pt")
     assert "retrained.pt" in verify(dest / "mini").errors[0]  # as a package it is not what was packed
     install(version(tmp_path, "0.2.0"), dest)
     rollback("mini", dest)
