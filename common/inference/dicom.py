@@ -23,6 +23,7 @@ _GREY = ("MONOCHROME1", "MONOCHROME2")
 _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 _PALETTE = "PALETTE COLOR"
 _DEFLATED = "1.2.840.10008.1.2.1.99"
+_RLE = "1.2.840.10008.1.2.5"
 _JPEG_2000 = tuple(f"1.2.840.10008.1.2.4.{end}" for end in (90, 91, 92, 93, 201, 202, 203))
 _UNKNOWN_SYNTAX = "an unknown transfer syntax"
 _BEYOND = 1e9  # no image's values reach so far: what lies there is at the end of any window
@@ -217,8 +218,12 @@ def _check_coded(dataset: Dataset, path: str | Path) -> None:
         frames = list(generate_frames(dataset.PixelData, number_of_frames=1, extended_offsets=extended))
     if len(frames) != 1:
         raise InputError(f"{path}: its pixel data holds {len(frames)} frames; save each as a file of its own")
+    if dataset.file_meta.TransferSyntaxUID == _RLE:
+        return  # it says no size; its decoder makes what the header says
     size, told = coded_size(frames[0]), (int(dataset.Columns), int(dataset.Rows))
-    if size not in (None, told):
+    if size is None:
+        raise InputError(f"{path}: its compressed pixel data does not say how large it is; save it uncompressed")
+    if size != told:
         raise InputError(f"{path}: its pixel data is not of its Rows and Columns; copy it again or remove it")
 
 

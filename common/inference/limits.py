@@ -9,6 +9,8 @@ from ..errors import InputError
 
 MOST_PIXELS = 40_000_000  # nine million peaked at 1.9 GB; a colonoscope gives two million
 _SIZES_FOLLOW = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # the markers SOF of JPEG, and JPEG-LS's
+_SCAN = 0xDA  # SOS, behind which are the pixels
+_ALONE = {0x01, *range(0xD0, 0xD9)}  # TEM, RST and SOI: nothing belongs to them
 
 
 def check_pixels(path: str | Path, width: int, height: int) -> None:
@@ -25,15 +27,23 @@ def check_pixels(path: str | Path, width: int, height: int) -> None:
 
 
 def coded_size(stream: bytes) -> tuple[int, int] | None:
-    """Width and height that a JPEG, JPEG-LS or JPEG 2000 stream says of itself; None of another, or where it ends."""
+    """Width and height that a JPEG, JPEG-LS or JPEG 2000 stream says of itself; None of another, where it ends
+    before, or says two.
+
+    JPEG 2000 in the boxes of a JP2 file is another: DICOM has the bare stream.
+    """
     if stream[:4] == b"\xff\x4f\xff\x51" and len(stream) >= 24:
         right, bottom, left, top = struct.unpack(">4I", stream[8:24])
         return right - left, bottom - top
-    at = 2 if stream[:2] == b"\xff\xd8" else len(stream)
-    while at + 9 <= len(stream) and stream[at] == 0xFF:
-        if stream[at + 1] in _SIZES_FOLLOW:
+    at, found = 2 if stream[:2] == b"\xff\xd8" else len(stream), set()
+    while at + 4 <= len(stream) and stream[at] == 0xFF and stream[at + 1] != _SCAN:
+        if stream[at + 1] in _SIZES_FOLLOW and at + 9 <= len(stream):
             height, width = struct.unpack(">2H", stream[at + 5 : at + 9])
-            return width, height
-        # A marker may be filled up with 0xFF; any other has its length behind it.
-        at += 1 if stream[at + 1] == 0xFF else 2 + int.from_bytes(stream[at + 2 : at + 4])
-    return None
+            found.add((width, height))
+        if stream[at + 1] == 0xFF:  # a marker may be filled up with it
+            at += 1
+        elif stream[at + 1] in _ALONE:
+            at += 2
+        else:  # any other has its length behind it
+            at += 2 + int.from_bytes(stream[at + 2 : at + 4])
+    return found.pop() if len(found) == 1 else None

@@ -14,7 +14,7 @@ from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.pixels import convert_color_space
-from pydicom.uid import DeflatedExplicitVRLittleEndian
+from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless
 
 from common.errors import InputError
 from common.inference import read_rgb
@@ -257,6 +257,32 @@ def test_a_compressed_stream_says_its_size(noise, kind):
     assert coded_size(stream) == (61, 43)
     assert all(coded_size(stream[:end]) in (None, (61, 43)) for end in range(len(stream)))
     assert coded_size(b"") is None and coded_size(bytes(100)) is None
+
+
+@pytest.mark.parametrize("number", [0x01, 0xD0, 0xD7])
+def test_markers_without_a_length_hide_no_size(noise, number):
+    stream = _encoded(noise(61, 43), "JPEG")
+    assert coded_size(stream[:2] + bytes([0xFF, number]) + stream[2:]) == (61, 43)
+
+
+def test_a_stream_that_says_two_sizes_says_none(noise):
+    small, large = (_encoded(noise(*size), "JPEG") for size in ((61, 43), (640, 430)))
+    at = large.index(b"\xff\xc0")
+    frame = large[at : at + 2 + int.from_bytes(large[at + 2 : at + 4])]
+    assert coded_size(small[:2] + frame + small[2:]) is None
+
+
+@pytest.mark.parametrize("kind", ["JP2", "no JPEG"])
+def test_a_stream_that_says_no_size_is_refused_before_it_is_decoded(tmp_path, noise, kind, monkeypatch):
+    stream = io.BytesIO(b"" if kind == "JP2" else bytes(2000))
+    if kind == "JP2":
+        noise(64, 48).save(stream, "JPEG2000")  # in boxes, as DICOM has it not, though decoders would read it
+    path = dicom(tmp_path / "x.dcm", stream.getvalue(), "RGB", Rows=48, Columns=64)
+    told = pydicom.dcmread(path)
+    told.file_meta.TransferSyntaxUID = JPEG2000Lossless
+    told.save_as(path)
+    monkeypatch.setattr(Dataset, "pixel_array", property(lambda _: pytest.fail("it was decoded")))
+    assert "does not say how large it is; save it uncompressed" in _refused(path)
 
 
 def test_a_stream_larger_than_its_header_says_is_refused_before_it_is_decoded(tmp_path, noise):
