@@ -17,6 +17,7 @@ from common.data.reading import read_bytes
 from common.errors import InputError
 from common.files import write_atomically
 
+from .archives import Refused
 from .manifest import NAME
 from .sources import bundle_names, collection
 
@@ -24,7 +25,7 @@ REFUSED = 1  # exit code; a wrong input is 2
 
 
 def _tell(as_json: bool, content: Any, lines: list[str]) -> None:
-    print(json.dumps(content, indent=1, ensure_ascii=False) if as_json else "\n".join(lines))
+    print(json.dumps(content, indent=1) if as_json else "\n".join(lines))
 
 
 @command
@@ -90,8 +91,10 @@ def export(
 
     if format is None:
         raise InputError(f"--format missing: one of {', '.join(FORMATS)}")
-    path = Path(out or FORMATS.get(format, ""))
-    if out is not None and path.is_dir():
+    if format not in FORMATS:
+        raise InputError(f"no format {format!r}; there are {', '.join(FORMATS)}")
+    path = Path(out or FORMATS[format])
+    if path.is_dir():
         raise InputError(f"--out {path} is a folder; name a file")
     content, found = exported(collection(), name, format, weights, flips)
     write_atomically(path, content)
@@ -121,10 +124,12 @@ def verify(
         sys.exit(REFUSED)
 
 
-def _check_call(
-    path: str, sha256: str | None, model_info: str | None, signature: str | None, public_key: str | None
-) -> None:
+def _check_call(path: str, **proofs: str | None) -> None:
     # A slip in what was typed is told as such, and is no word against the bundle.
+    from .packing import read_model_info
+    from .signing import check_public_key
+
+    sha256, model_info, signature, public_key = map(proofs.get, ("sha256", "model_info", "signature", "public_key"))
     if not Path(path).exists():
         raise InputError(f"there is no {path}; give a zip, or the folder that one was unpacked to")
     if sha256 is not None and not re.fullmatch("[0-9a-fA-F]{64}", sha256.strip()):
@@ -134,11 +139,15 @@ def _check_call(
     for option, file in (("model_info", model_info), ("signature", signature), ("public_key", public_key)):
         if file is not None and not Path(file).is_file():
             raise InputError(f"--{option} {file}: there is no such file")
+    if Path(path).is_dir() and (given := [option for option, value in proofs.items() if value is not None]):
+        raise InputError(f"--{given[0]} is of a zip; {path} is a folder, of which no such proof exists")
     if model_info is not None:
         try:
-            json.loads(Path(model_info).read_bytes())
-        except (OSError, ValueError) as error:
-            raise InputError(f"--model_info {model_info}: no catalogue that can be read ({error})") from None
+            read_model_info(Path(model_info))
+        except InputError as error:
+            raise InputError(f"--model_info: no catalogue that can be read ({error})") from None
+    if public_key is not None:
+        check_public_key(public_key)
 
 
 @command
@@ -155,13 +164,19 @@ def install(
 
     if dest is None:
         raise InputError("--dest missing: the folder for bundles")
+    proofs = {"sha256": sha256, "model_info": model_info, "signature": signature, "public_key": public_key}
     if rollback:
-        place = installing.rollback(path, dest)
+        if given := [option for option, value in proofs.items() if value is not None]:
+            raise InputError(f"--{given[0]} is of a zip; what is rolled back to was proved when it was installed")
+        try:
+            place = installing.rollback(path, dest)
+        except Refused as error:
+            print(f"REFUSED: {error}", file=sys.stderr)
+            sys.exit(REFUSED)
         version = load_json(place / NAME)["version"]
         told = [f"{place}: the version before, {version}, is back"]
         _tell(json, {"folder": str(place), "version": version}, told)
         return
-    proofs = {"sha256": sha256, "model_info": model_info, "signature": signature, "public_key": public_key}
     _check_call(path, **proofs)
     place, report = installing.install(path, dest, **proofs)
     told = {"folder": str(place) if place else None, "report": report.as_json()}
@@ -206,6 +221,9 @@ def main() -> None:
     """Run the command that the arguments name."""
     commands = {"list": catalogue, "pack": pack, "verify": verify, "install": install, "export": export}
     commands |= {"sign": sign, "lock": lock}
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # where a terminal lacks a letter, all else is told
+            stream.reconfigure(errors="backslashreplace")
     try:
         fire.Fire(commands, name="python -m bundles")
     except KeyboardInterrupt:

@@ -29,6 +29,11 @@ class Refused(InputError):
     """Why a bundle, an archive or a file in it can not be trusted to be what it says."""
 
 
+def first_line(error: Exception) -> str:
+    """What another library's error says, in a line of not more than 200 letters."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
 @dataclass(frozen=True)
 class Limits:
     """What an archive may hold at most, so that it can not fill memory or disk.

@@ -7,7 +7,7 @@ wherever it is told. So all of this config is fixed but five plain values.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from .boot import FIND_FOLDER, IMPORTS
@@ -36,11 +36,11 @@ _RGB = (
 )
 
 # What may differ between bundles, and what each may be.
-VALUES: dict[str, tuple[type, float, float]] = {
-    "image_size": (int, 32, 4096),
-    "threshold": (float, 0, 1),
-    "batch_size": (int, 1, 1024),
-    "num_workers": (int, 0, 64),
+VALUES: dict[str, tuple[type, Callable[[Any], bool], str]] = {
+    "image_size": (int, lambda side: 32 <= side <= 4096 and side % 32 == 0, "a multiple of 32, 4096 at most"),
+    "threshold": (float, lambda value: 0 < value < 1, "a number between 0 and 1"),
+    "batch_size": (int, lambda count: 1 <= count <= 1024, "a whole number, 1 to 1024"),
+    "num_workers": (int, lambda count: 0 <= count <= 64, "a whole number, 0 to 64"),
 }
 
 
@@ -156,12 +156,10 @@ def config_fault(config: Mapping[str, Any], name: str) -> str | None:
         name: of the bundle.
     """
     values = {}
-    for key, (kind, least, most) in VALUES.items():
+    for key, (kind, fits, told) in VALUES.items():
         value = config.get(key)
-        if type(value) is not kind or not least <= value <= most:
-            return (
-                f"{key} is {value!r}; it has to be {'a whole number' if kind is int else 'a number'}, {least} to {most}"
-            )
+        if type(value) is not kind or not fits(value):
+            return f"{key} is {str(value)[:100]!r}; it has to be {told}"
         values[key] = value
     wanted = inference_config(name.removesuffix(SUFFIX), **values)
     if _canonical(config) == _canonical(wanted):

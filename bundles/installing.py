@@ -7,7 +7,6 @@ import shutil
 import stat
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,7 +20,7 @@ from .opening import Contents, open_folder
 from .report import Report
 from .verifying import examine
 
-_PATIENCE, _PAUSE = 60.0, 0.1  # seconds
+_PATIENCE = 60.0  # seconds
 _BEFORE = ".previous"  # the folder below dest of all versions before, and of what is not whole yet
 _one_thread = threading.Lock()  # a folder is held for the whole process
 
@@ -83,7 +82,8 @@ def rollback(name: str, dest: str | Path) -> Path:
         The bundle's folder.
 
     Raises:
-        InputError: if there is no version before, or it does not verify any more, or another process is installing.
+        Refused: if the version before does not verify any more.
+        InputError: if there is none, or another process is installing.
     """
     dest = Path(dest).absolute()
     if not dest.is_dir():
@@ -114,7 +114,7 @@ def _check(previous: Path) -> None:
     report, _ = examine(previous, retrained=True)
     if not report.ok or report.name != previous.name:
         cause = report.errors[0] if report.errors else f"it is {report.name}"
-        raise InputError(f"{previous} is not as it was installed, and nothing was changed: {cause}")
+        raise Refused(f"{previous} is not as it was installed, and nothing was changed: {cause}")
 
 
 def _remove_compiled(bundle: Path) -> None:
@@ -145,7 +145,7 @@ def _held(dest: Path) -> Iterator[None]:
         _remove_empty(made)
         raise InputError(f"cannot write to {dest}: {error.strerror}; choose a folder you may write to") from None
     with _one_thread:
-        _hold(dest)
+        hold_folder(dest, _PATIENCE)
         try:
             yield
         except OSError as error:
@@ -159,17 +159,6 @@ def _remove_empty(folders: list[Path]) -> None:
     for folder in folders:
         with suppress(OSError):  # what holds something stays
             folder.rmdir()
-
-
-def _hold(dest: Path) -> None:
-    until = time.monotonic() + _PATIENCE
-    while True:
-        try:
-            return hold_folder(dest)
-        except InputError:
-            if time.monotonic() > until:
-                raise
-            time.sleep(_PAUSE)
 
 
 def _places(dest: Path, name: str) -> tuple[Path, Path]:

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load as load_safetensors
 
-from common.data.folder import load_json
-from common.files import write_atomically, write_json
+from common.errors import InputError
+from common.files import check_writable, hold_folder, release_folder, write_atomically, write_json
 from common.provenance import SUFFIX as RECORD_SUFFIX
 
 from .closure import PACKAGE, needed_files
@@ -22,13 +22,16 @@ from .executables import executables
 from .manifest import FULL, NAME, build_manifest, packages_of
 from .model_card import model_card
 from .naming import package_name, placeholder
+from .opening import read_limited
 from .sbom import SUFFIX as SBOM_SUFFIX
 from .sbom import sbom
 from .sources import bundle_files, find_bundle, metadata_of, read_tree
+from .strict_json import parse_json
 from .texts import packed_text
 from .zip_writing import zip_bytes
 
 MODEL = "models/model.pt"
+_PATIENCE = 600.0  # seconds; to write all zips takes a few
 CARD = "docs/model_card.md"
 
 
@@ -105,6 +108,15 @@ def write_zips(packed: list[Packed], out: Path) -> dict[str, str]:
     Raises:
         InputError: if the folder cannot be written to, or what writes bills of materials is not installed.
     """
+    check_writable(out)
+    hold_folder(out, _PATIENCE)  # two at once would each write the catalogue without the other's lines
+    try:
+        return _write_zips(packed, out)
+    finally:
+        release_folder(out)
+
+
+def _write_zips(packed: list[Packed], out: Path) -> dict[str, str]:
     digests, info = {}, read_model_info(out / "model_info.json")
     for each in packed:
         content = each.zip()
@@ -128,7 +140,12 @@ def read_model_info(path: Path) -> dict[str, dict[str, str]]:
     Raises:
         InputError: if it is no such file.
     """
-    return load_json(path) if path.is_file() else {}
+    if not path.exists():
+        return {}
+    found = parse_json(read_limited(path), str(path))
+    if not isinstance(found, dict) or not all(isinstance(entry, dict) for entry in found.values()):
+        raise InputError(f"{path} is no catalogue of zips (an object of objects by name); move it away")
+    return found
 
 
 def _sisters(configs: Mapping[str, Mapping]) -> list[str]:

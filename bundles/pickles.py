@@ -98,19 +98,11 @@ def read_state_dict(content: bytes, name: str) -> dict[str, Tensor]:
         Refused: if it is in the older form without an archive, or would call anything, or holds anything but tensors
             by name, or a tensor's numbers are not all there.
     """
-    if not content.startswith(b"PK"):
-        raise Refused(f"{name} is no archive of torch.save: the older form, a bare pickle, is not read; save it anew")
-    try:
-        members = read_archive(content, inner_limits(content), torch=True)
-    except Refused as error:
-        raise Refused(f"{name}: {error}") from None
-    files, _ = _without_top(members, name)
+    files = records(content, name, "torch.save")
     if "data.pkl" not in files:
         raise Refused(f"{name} has no data.pkl; it is no archive of torch.save")
     if unknown := sorted(path for path in files if not _belongs_to_state_dict(path)):
         raise Refused(f"{name} has {unknown[0]!r} in it, which torch.save writes nowhere")
-    if files.get("byteorder", b"little") != b"little":
-        raise Refused(f"{name} is not in little-endian order")
     built, storages = run_pickle(files["data.pkl"], f"{name}, data.pkl")
     check_numbers(storages, files, "data", name)
     if not isinstance(built, dict) or not all(
@@ -118,6 +110,31 @@ def read_state_dict(content: bytes, name: str) -> dict[str, Tensor]:
     ):
         raise Refused(f"{name} is no plain state dict: it holds something that is no tensor")
     return built
+
+
+def records(content: bytes, name: str, form: str) -> dict[str, bytes]:
+    """The records of an archive of torch, by their paths below its one folder.
+
+    Args:
+        content: of the file.
+        name: for messages.
+        form: what writes such files, for messages.
+
+    Raises:
+        Refused: if it is none, or its numbers are in another order of bytes.
+    """
+    if not content.startswith(b"PK"):
+        raise Refused(f"{name} is no archive of {form}; the older form, a bare pickle, is not read: save it anew")
+    try:
+        members = read_archive(content, inner_limits(content), torch=True)
+    except Refused as error:
+        raise Refused(f"{name}: {error}") from None
+    if len({path.partition("/")[0] for path in members}) != 1:
+        raise Refused(f"{name} has more than one folder at its top")
+    files = {path.partition("/")[2]: each for path, each in members.items()}
+    if files.get("byteorder", b"little") != b"little":
+        raise Refused(f"{name} is not in little-endian order")
+    return files
 
 
 def check_numbers(storages: Mapping[str, Storage], files: Mapping[str, bytes], folder: str, name: str) -> None:
@@ -136,13 +153,6 @@ def check_numbers(storages: Mapping[str, Storage], files: Mapping[str, bytes], f
         raw = files.get(f"{folder}/{storage.key}")
         if raw is None or len(raw) != storage.count * storage.item:
             raise Refused(f"{name}: the numbers of storage {storage.key!r} are missing, or more or fewer than it says")
-
-
-def _without_top(members: Mapping[str, bytes], name: str) -> tuple[dict[str, bytes], str]:
-    tops = {path.partition("/")[0] for path in members}
-    if len(tops) != 1:
-        raise Refused(f"{name} has more than one folder at its top")
-    return {path.partition("/")[2]: content for path, content in members.items()}, tops.pop()
 
 
 def _belongs_to_state_dict(path: str) -> bool:

@@ -23,7 +23,11 @@ def read_pins(path: Path) -> dict[str, str]:
     if not path.is_file():
         raise InputError(f"{path} does not exist; it is the constraints.txt of the collection that is wanted")
     pins = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} can not be read as text in UTF-8: {error}") from None
+    for number, line in enumerate(lines, start=1):
         text = line.split("#")[0].strip()
         if not text:
             continue

@@ -13,7 +13,7 @@ from typing import Any
 from common.errors import InputError
 from common.files import write_atomically
 
-from .archives import Refused
+from .archives import Refused, first_line
 from .opening import read_limited
 
 _LONGEST = 1 << 20  # of a key or a signature
@@ -45,9 +45,11 @@ def sign(path: str | Path, private_key: str | Path, *, password: str | None = No
                 private_key=copies["key"], password=None if password is None else password.encode()
             )
             signer.sign(copies["zip"], copies["zip"].with_name("signature"))
+        except AttributeError:  # of a key on no curve
+            raise InputError(f"{private_key} is a key of another kind; it has to be a private EC key, PEM") from None
         except Exception as error:  # cryptography's and protobuf's own have no common class
             raise InputError(
-                f"{private_key} can not sign: {_line(error)}; it has to be a private EC key, PEM"
+                f"{private_key} can not sign: {first_line(error)}; it has to be a private EC key, PEM"
             ) from None
         signature = copies["zip"].with_name("signature").read_bytes()
     written = path.with_name(f"{path.name}.sig")
@@ -74,16 +76,30 @@ def check_signature(data: bytes, name: str, signature: str | Path, public_key: s
     proof, key = read_limited(signature, _LONGEST), read_limited(public_key, _LONGEST)
     with tempfile.TemporaryDirectory() as folder:
         copies = _copies(Path(folder), zip=data, key=key, signature=proof)
-        try:
-            verifier = library.verifying.Config().use_elliptic_key_verifier(public_key=copies["key"])
-        except Exception as error:
-            raise Refused(f"{public_key} is no public EC key in PEM: {_line(error)}") from None
+        verifier = _verifier(library, public_key, copies["key"])
         try:
             verifier.verify(copies["zip"], copies["signature"])
         except Exception as error:
             # Its own line of a hash that differs is a list of bytes.
-            why = "another content was signed" if "mismatch: [" in str(error) else _line(error)
+            why = "another content was signed" if "mismatch: [" in str(error) else first_line(error)
             raise Refused(f"{signature} is no signature of {name} by {public_key}: {why}") from None
+
+
+def check_public_key(path: str | Path) -> None:
+    """Make sure that a file is a public key that signatures can be checked by.
+
+    Raises:
+        InputError: if it is none, or model-signing is not installed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        _verifier(_library(), path, _copies(Path(folder), key=read_limited(path, _LONGEST))["key"])
+
+
+def _verifier(library: Any, public_key: str | Path, copy: Path) -> Any:
+    try:
+        return library.verifying.Config().use_elliptic_key_verifier(public_key=copy)
+    except Exception as error:  # cryptography's own have no common class
+        raise Refused(f"{public_key} is no public EC key in PEM: {first_line(error)}") from None
 
 
 def _library() -> Any:
@@ -103,7 +119,3 @@ def _copies(folder: Path, **contents: bytes) -> dict[str, Path]:
         paths[name] = folder / (_SIGNED_AS if name == "zip" else name)
         paths[name].write_bytes(content)
     return paths
-
-
-def _line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).strip().splitlines()[0][:200]

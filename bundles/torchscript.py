@@ -12,8 +12,8 @@ import ast
 import re
 from collections.abc import Iterator
 
-from .archives import Refused, inner_limits, read_archive
-from .pickles import Tensor, check_numbers, run_pickle
+from .archives import Refused
+from .pickles import Tensor, check_numbers, records, run_pickle
 
 _LARGEST = 1 << 20  # bytes of the program; a parsed one takes a hundred times as many
 # What a frozen segmenter of this collection uses, and nothing that reads, writes, waits or calls back.
@@ -50,19 +50,11 @@ def check_torchscript(content: bytes, name: str) -> None:
     Raises:
         Refused: naming what in it is anything else.
     """
-    if not content.startswith(b"PK"):
-        raise Refused(f"{name} is no archive of torch.jit.save")
-    try:
-        members = read_archive(content, inner_limits(content), torch=True)
-    except Refused as error:
-        raise Refused(f"{name}: {error}") from None
-    if len({path.partition("/")[0] for path in members}) != 1:
-        raise Refused(f"{name} has more than one folder at its top")
-    files = {path.partition("/")[2]: each for path, each in members.items()}
+    files = records(content, name, "torch.jit.save")
     if unknown := sorted(path for path in files if not _PLACES.fullmatch(path)):
         raise Refused(f"{name} has {unknown[0]!r} in it, which a frozen network does not need")
-    if files.get("byteorder", b"little") != b"little" or not re.fullmatch(rb"[1-9]\d?\n", files.get("version", b"")):
-        raise Refused(f"{name} is not in little-endian order, or tells no version of its form")
+    if not re.fullmatch(rb"[1-9]\d?\n", files.get("version", b"")):
+        raise Refused(f"{name} tells no version of its form")
     programs = [path for path in files if path.startswith("code/")]
     if "data.pkl" not in files or "constants.pkl" not in files or len(programs) != 1:
         raise Refused(f"{name} has no data.pkl, no constants.pkl or not one program; it is no frozen TorchScript")

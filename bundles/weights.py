@@ -8,7 +8,7 @@ from typing import Any
 
 from safetensors import SafetensorError, deserialize
 
-from .archives import Refused
+from .archives import Refused, first_line
 from .pickles import read_state_dict
 from .strict_json import parse_json
 from .torchscript import check_torchscript
@@ -82,7 +82,7 @@ def _check_onnx(content: bytes, name: str) -> str | None:
     try:
         model = onnx.load_model_from_string(content)
     except Exception as error:  # protobuf's own has no common class
-        raise Refused(f"{name} is no ONNX model: {_first_line(error)}") from None
+        raise Refused(f"{name} is no ONNX model: {first_line(error)}") from None
     domains = {each.domain for each in model.opset_import} | {each.domain for each in model.functions}
     if foreign := sorted(domains - {"", "ai.onnx"}):
         raise Refused(f"{name} has operators of {foreign[0]!r}; only ONNX's own are known")
@@ -94,12 +94,8 @@ def _check_onnx(content: bytes, name: str) -> str | None:
     try:
         onnx.checker.check_model(model)  # last: with numbers in other files it would look for these
     except Exception as error:
-        raise Refused(f"{name} is no ONNX model: {_first_line(error)}") from None
+        raise Refused(f"{name} is no ONNX model: {first_line(error)}") from None
     return None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or repr(error)).splitlines()[0][:200]
 
 
 def _messages(message: Any) -> Iterator[Any]:

@@ -5,15 +5,20 @@ from __future__ import annotations
 import email.parser
 import hashlib
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from packaging.requirements import InvalidRequirement, Requirement
+from packaging.tags import Tag, sys_tags
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 from packaging.version import Version
 
 from common.errors import InputError
+
+_LONGEST = 4 << 20  # bytes of a wheel's METADATA
+_UNSOUND = (InvalidWheelFilename, InvalidRequirement, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -25,12 +30,14 @@ class Wheel:
         version: with its local part, as 2.13.0+cpu.
         sha256: hexadecimal, of the file.
         requires: what it says that it needs, markers and all.
+        tags: of the Pythons and systems that it is for.
     """
 
     name: str
     version: Version
     sha256: str
     requires: tuple[Requirement, ...]
+    tags: frozenset[Tag]
 
 
 def lock(wheelhouse: Path, requirements: Path) -> str:
@@ -89,11 +96,13 @@ def read_wheels(folder: Path) -> dict[str, list[Wheel]]:
 
 def _read_wheel(path: Path) -> Wheel:
     try:
-        name, version, _, _ = parse_wheel_filename(path.name)
+        name, version, _, tags = parse_wheel_filename(path.name)
         with zipfile.ZipFile(path) as archive:
             (member,) = [
                 each for each in archive.namelist() if each.count("/") == 1 and each.endswith(".dist-info/METADATA")
             ]
+            if archive.getinfo(member).file_size > _LONGEST:
+                raise InputError(f"{path} says of itself more than {_LONGEST:,} bytes; fetch it anew")
             text = archive.read(member).decode("utf-8")
         told = email.parser.HeaderParser().parsestr(text)
         requires = tuple(map(Requirement, told.get_all("Requires-Dist") or []))
@@ -103,16 +112,20 @@ def _read_wheel(path: Path) -> Wheel:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
     except InputError:
         raise
-    except (InvalidWheelFilename, InvalidRequirement, zipfile.BadZipFile, OSError, ValueError, TypeError) as error:
+    except (*_UNSOUND, OSError, ValueError, TypeError) as error:
         raise InputError(f"{path} is no sound wheel ({error}); fetch it anew") from None
-    return Wheel(name, version, digest, requires)
+    return Wheel(name, version, digest, requires, tags)
 
 
 def _read_requirements(path: Path) -> list[Requirement]:
     if not path.is_file():
         raise InputError(f"{path} does not exist; a packed bundle has its requirements.txt inside")
     found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} can not be read as text in UTF-8: {error}") from None
+    for number, line in enumerate(lines, start=1):
         if text := line.split("#")[0].strip():
             try:
                 found.append(Requirement(text))
@@ -124,13 +137,17 @@ def _read_requirements(path: Path) -> list[Requirement]:
 def _missing(wheels: Mapping[str, list[Wheel]], direct: list[Requirement], source: Path) -> list[str]:
     # What of the whole is not in the folder, and who wants it.
     faults: dict[str, None] = {}
-    waiting = [(each, source.name) for each in direct]
+    waiting = [(each, source.name) for each in direct if each.marker is None or each.marker.evaluate()]
+    here = frozenset(sys_tags())
     seen: set[tuple[str, str]] = set()
     while waiting:
         wanted, by = waiting.pop(0)
         name = canonicalize_name(wanted.name)
         if name not in wheels or not wanted.specifier.contains(wheels[name][0].version, prereleases=True):
             faults[f"{name}{wanted.specifier} (wanted by {by})"] = None
+            continue
+        if not any(each.tags & here for each in wheels[name]):
+            faults[f"{name} for this Python and system (wanted by {by})"] = None
             continue
         for extra in ("", *sorted(wanted.extras)):
             if (name, extra) in seen:

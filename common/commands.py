@@ -14,7 +14,9 @@ from .errors import InputError, reports_input_errors
 
 def _converted(name: str, text: Any, hint: Any) -> Any:
     # Fire's own guess would turn a folder called 2024 into a number, so texts come as they were typed.
-    if hint in (str, str | None) and text == "True":  # what Fire makes of an option with nothing behind it
+    # What Fire makes of an option with nothing behind it; and an empty text, as of a variable that is not set, would be
+    # the current folder as a path.
+    if hint in (str, str | None) and text in ("True", ""):
         raise InputError(f"--{name} needs a value")
     if hint is bool:
         if text not in ("True", "False", True, False):
@@ -49,7 +51,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         if unknown := sorted(set(given) - {p.name for p in options}):
             known = ", ".join(f"--{p.name}" for p in options)
             raise InputError(f"no option --{unknown[0]}; there are {known or 'none'}")
-        if missing := [name.upper() for name, value in zip(places, args, strict=False) if value is None]:
+        if missing := [name.upper() for name, value in zip(places, args, strict=False) if value in (None, "")]:
             raise InputError(f"{' and '.join(missing)} missing; add --help to see how it is called")
         if not takes_more and len(args) > len(places):
             raise InputError(f"{args[len(places)]!r} is one argument too many; options are given as --name value")

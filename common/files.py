@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -62,28 +63,41 @@ def check_writable(folder: str | Path) -> None:
         ) from None
 
 
-def hold_folder(folder: str | Path) -> None:
+def hold_folder(folder: str | Path, patience: float = 0.0) -> None:
     """Keep a folder for this process alone, until `release_folder` or the process's end, however that comes.
 
     No file is left by it. Held again by the same process it stays held. Where the system or the disk knows no locks
     (Windows, some network disks), nothing is held.
 
+    Args:
+        folder: to be held.
+        patience: seconds to wait for another process to be done with it.
+
     Raises:
         InputError: if another process holds it.
     """
+    until = time.monotonic() + patience
+    while not _try_to_hold(folder):
+        if time.monotonic() > until:
+            raise InputError(f"another process is at work in {folder}; wait for its end, or name another folder")
+        time.sleep(0.1)
+
+
+def _try_to_hold(folder: str | Path) -> bool:
     name = os.path.realpath(folder)
     if fcntl is None or name in _held:
-        return
+        return True
     handle = os.open(name, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(handle)
-        raise InputError(f"another process is at work in {folder}; wait for its end, or name another folder") from None
+        return False
     except OSError:
         os.close(handle)
-        return
+        return True
     _held[name] = handle
+    return True
 
 
 def release_folder(folder: str | Path) -> None:
@@ -108,9 +122,11 @@ def write_with(path: str | Path, writer: Callable[[BinaryIO], Any]) -> None:
     """Let `writer` fill a temporary file beside `path`, flush and fsync it, then rename it to `path`.
 
     Raises:
-        InputError: if the folder cannot be written to.
+        InputError: if the folder cannot be written to, or a folder stands in the file's place.
     """
     path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path} is a folder, where a file is to be written; move it away, or name another place")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)

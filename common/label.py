@@ -178,6 +178,7 @@ class KeepRetrained:
         if not made.is_file():
             logger.info(f"no epoch was better than {self.before:.4f}, which it began with: nothing is changed")
             return
+        # The record first: were this stopped between the two, it would tell of images too many, never of too few.
         write_record(self.path, read_record(made))
         save_checkpoint(self.path, read_checkpoint(made))
         logger.info(f"mean Dice on the validation images {self.before:.4f} → {self.checkpoint.best:.4f}: {self.path}")

@@ -65,9 +65,11 @@ def test_its_config_does_what_the_bundles_own_does(name):
         (lambda c: c["preprocessing"]["transforms"][3].update(anti_aliasing=1), "preprocessing is not as"),
         (lambda c: c.update(more="text"), "more is not as"),
         (lambda c: c.pop("inference"), "inference is not as"),
-        (lambda c: c.update(batch_size=True), "batch_size is True"),
+        (lambda c: c.update(batch_size=True), "batch_size is 'True'"),
         (lambda c: c.update(image_size="$[256]"), "image_size is"),
-        (lambda c: c.update(threshold=float("nan")), "threshold is nan"),
+        (lambda c: c.update(threshold=float("nan")), "threshold is 'nan'"),
+        (lambda c: c.update(threshold=0.0), "threshold is '0.0'; it has to be a number between 0 and 1"),
+        (lambda c: c.update(image_size=48), "image_size is '48'; it has to be a multiple of 32"),
         (lambda c: c["run"].reverse(), "run is not as"),
     ],
 )

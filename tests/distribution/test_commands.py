@@ -11,8 +11,10 @@ import sys
 import pytest
 
 from bundles.catalogue import entries
+from bundles.installing import install
 from bundles.sources import bundle_names, collection
 from tests.bundles.contract import REPOSITORY
+from tests.distribution.built import PACKAGE, write_mini
 
 
 def run(*arguments, cwd=REPOSITORY) -> subprocess.CompletedProcess[str]:
@@ -93,7 +95,7 @@ def test_pack_verify_install_and_roll_back(tmp_path):
         (["verify", "nowhere.zip"], "there is no nowhere.zip"),
         (["verify", REPOSITORY / "LICENSE", "--sha256", "HEX"], "--sha256 'HEX' is no SHA-256"),
         (["verify", REPOSITORY / "LICENSE", "--model_info", "no.json"], "--model_info no.json: there is no such file"),
-        (["verify", REPOSITORY / "LICENSE", "--model_info", REPOSITORY / "README.md"], "README.md: no catalogue"),
+        (["verify", REPOSITORY / "LICENSE", "--model_info", REPOSITORY / "README.md"], "README.md is no JSON"),
         (["verify", REPOSITORY / "LICENSE", "--signature", "no.sig"], "--signature needs --public_key"),
         (["verify", REPOSITORY / "LICENSE", "--public_key", "no.pem"], "--public_key no.pem: there is no such file"),
         (["export", "order_polyps", "--format", "onnx", "--out", "."], "--out . is a folder"),
@@ -101,6 +103,11 @@ def test_pack_verify_install_and_roll_back(tmp_path):
         (["sign", "a.zip"], "--private_key missing"),
         (["sign", "a.zip", "--private_key", "nowhere.pem"], "a.zip"),
         (["lock", "nowhere", "requirements.txt"], "nowhere"),
+        (["pack", "order_polyps", "--out", ""], "--out needs a value"),
+        (["verify", ""], "PATH missing"),
+        (["verify", REPOSITORY / "bundles", "--sha256", "0" * 64], "--sha256 is of a zip"),
+        (["verify", REPOSITORY / "LICENSE", "--public_key", REPOSITORY / "LICENSE"], "is no public EC key"),
+        (["install", "mini", "--dest", "x", "--rollback", "--sha256", "zzz"], "--sha256 is of a zip; what is rolled"),
     ],
     ids=lambda each: " ".join(map(str, each))[-60:] if isinstance(each, list) else "",
 )
@@ -109,6 +116,31 @@ def test_a_wrong_input_is_one_line_and_nothing_is_written(arguments, line, tmp_p
     assert ended.returncode == 2, ended.stderr
     assert ended.stderr.startswith("error: ") and ended.stderr.count("\n") == 1 and line in ended.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", ["[]", "[" * 100_000, '{"a": 1}'], ids=["a list", "too deep", "no entry"])
+def test_what_is_no_catalogue_is_one_line(content, tmp_path):
+    (tmp_path / "model_info.json").write_text(content)
+    ended = run("verify", REPOSITORY / "LICENSE", "--model_info", "model_info.json", cwd=tmp_path)
+    assert ended.returncode == 2 and ended.stderr.startswith("error: --model_info: no catalogue"), ended.stderr
+    assert ended.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("json", [(), ("--json",)])
+def test_a_terminal_without_some_letters_is_told_all_the_same(json, tmp_path, monkeypatch):
+    """The report has an ellipsis, where it tells of what the bundle's Python calls."""
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    more = {f"{PACKAGE}/more.py": b"def get(x, name):\n    return getattr(x, 'name')\n"}
+    ended = run("verify", write_mini(tmp_path, more), *json)
+    assert (ended.returncode, ended.stderr) == (0, "") and "\\u2026" in ended.stdout
+
+
+def test_a_version_before_that_was_changed_is_refused_and_not_put_back(tmp_path):
+    place, _ = install(write_mini(tmp_path), tmp_path / "dest")
+    shutil.copytree(place, tmp_path / "dest" / ".previous" / "mini")
+    (tmp_path / "dest" / ".previous" / "mini" / "LICENSE").write_text("another")
+    ended = run("install", "mini", "--dest", tmp_path / "dest", "--rollback")
+    assert ended.returncode == 1 and ended.stderr.startswith("REFUSED: ") and "LICENSE was changed" in ended.stderr
 
 
 @pytest.mark.parametrize("path", ["empty.zip", "text.zip", "folder"])

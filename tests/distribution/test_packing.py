@@ -6,6 +6,7 @@ import ast
 import hashlib
 import json
 import os
+import pickle
 import re
 import shutil
 import subprocess
@@ -27,6 +28,7 @@ from common.errors import InputError
 from tests.bundles.contract import REPOSITORY
 
 BUNDLES = bundle_names(collection())
+SEGMENTERS = [name for name in BUNDLES if name.startswith("order_")]
 SCHEMES = re.compile(rb"(?<![\w.])common(?:\.[a-z]|/)")
 
 
@@ -214,6 +216,28 @@ def test_the_catalogue_of_zips_keeps_other_lines_and_tells_both_digests(packages
     assert info.keys() == {"other_v1", "order_polyps_v0.1.0"}
     assert info["order_polyps_v0.1.0"]["sha256"] == hashlib.sha256(content).hexdigest() in digests.values()
     assert info["order_polyps_v0.1.0"]["checksum"] == hashlib.sha1(content).hexdigest()
+
+
+def test_two_that_pack_at_once_leave_one_catalogue_of_both(packages, tmp_path):
+    """Each by a process of its own; the slower one finds the lines of the other."""
+    for name in SEGMENTERS:
+        (tmp_path / name).write_bytes(pickle.dumps(packages.packed[name]))
+    program = (
+        "import pickle, sys; from pathlib import Path; from bundles.packing import write_zips;"
+        " write_zips([pickle.loads(Path(sys.argv[1]).read_bytes())], Path(sys.argv[2]))"
+    )
+    commands = [[sys.executable, "-c", program, tmp_path / name, tmp_path / "out"] for name in SEGMENTERS]
+    others = [subprocess.Popen(command, cwd=collection()) for command in commands]
+    assert [other.wait() for other in others] == [0, 0]
+    assert set(read_model_info(tmp_path / "out" / "model_info.json")) == {f"{name}_v0.1.0" for name in SEGMENTERS}
+
+
+@pytest.mark.parametrize("name", ["model_info.json", "order_polyps_v0.1.0.zip"])
+def test_a_folder_in_the_place_of_a_file_is_one_line(packages, tmp_path, name):
+    (tmp_path / name).mkdir()
+    with pytest.raises(InputError, match=f"{name}(: Is a directory| is a folder)"):
+        write_zips([packages.packed["order_polyps"]], tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_a_link_among_the_files_is_refused(tmp_path):

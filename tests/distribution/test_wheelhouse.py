@@ -99,6 +99,23 @@ def test_what_is_missing_is_told_at_once_with_who_wants_it(wheels):
     assert "second>=2 (wanted by first)" in _refused(wheels, "first")
 
 
+def test_a_wheel_for_another_machine_alone_is_as_good_as_none(wheels):
+    next(wheels.glob("second*")).unlink()
+    _wheel(wheels, "second", "2.1", tag="cp39-cp39-win_amd64")
+    assert "lacks second for this Python and system (wanted by first)" in _refused(wheels, "first")
+
+
+def test_what_only_another_machine_needs_is_not_missed(wheels, tmp_path):
+    text = lock(wheels, _requirements(tmp_path, "first==1.0", 'none==1.0; python_version < "3"'))
+    assert "first==1.0" in text and "none" not in text
+
+
+@pytest.mark.parametrize("content", ["first==1.0".encode("utf-16"), bytes(range(256))])
+def test_a_list_in_another_encoding_is_named(wheels, tmp_path, content):
+    (tmp_path / "requirements.txt").write_bytes(content)
+    assert "requirements.txt can not be read as text" in _message(lambda: lock(wheels, tmp_path / "requirements.txt"))
+
+
 def test_what_cannot_be_locked_is_named(wheels, tmp_path):
     assert "none.txt does not exist" in _message(lambda: lock(wheels, tmp_path / "none.txt"))
     assert "nowhere is no folder" in _message(lambda: lock(tmp_path / "nowhere", _requirements(tmp_path, "first")))
@@ -118,7 +135,7 @@ def _message(call) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("fault", ["cut", "name", "version", "empty", "no metadata"])
+@pytest.mark.parametrize("fault", ["cut", "name", "version", "empty", "no metadata", "damaged"])
 def test_a_broken_or_mislabelled_wheel_is_named(wheels, fault):
     path = next(wheels.glob("first*"))
     content = path.read_bytes()
@@ -126,6 +143,11 @@ def test_a_broken_or_mislabelled_wheel_is_named(wheels, fault):
         path.rename(wheels / "first.whl")
     elif fault == "version":
         path.rename(wheels / "first-7.0-py3-none-any.whl")
+    elif fault == "damaged":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("first-1.0.dist-info/METADATA", "Name: first\n" * 100)
+        content = path.read_bytes()
+        path.write_bytes(content.replace(content[60:80], b"\xff" * 20))
     elif fault == "no metadata":
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("first.py", "")
