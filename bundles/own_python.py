@@ -116,6 +116,8 @@ def parse_python(content: bytes, path: str) -> ast.Module:
         if (declared := tokenize.detect_encoding(io.BytesIO(content).readline)[0]) != "utf-8":
             raise Refused(f"{path} declares the encoding {declared}; only UTF-8 without a mark is read")
         return ast.parse(content.decode("utf-8"))
+    except Refused:
+        raise
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise Refused(f"{path} can not be read as Python in UTF-8: {str(error)[:100]}") from None
 

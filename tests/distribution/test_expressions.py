@@ -395,6 +395,23 @@ def test_names_that_a_package_imports_when_used_are_found_in_its_table():
     assert own.target_fault("law.B") and own.target_fault("law.C") and own.target_fault("law.D")
 
 
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"# -*- coding: utf-7 -*-\n# +AAo-print(1)\n", "declares the encoding utf-7"),
+        (b"\n# vim: set fileencoding=latin-1 :\nx = 1\n", "declares the encoding iso-8859-1"),
+        (b"\xef\xbb\xbfx = 1\n", "declares the encoding utf-8-sig"),
+        (b"\r# coding: utf-7\nx = 1\n", "carriage return"),  # the second line to Python, the first to some readers
+        (b"# coding: nothing\nx = 1\n", "can not be read as Python in UTF-8: unknown encoding"),
+    ],
+)
+def test_python_in_another_encoding_is_refused(content, told):
+    with pytest.raises(Refused, match=told) as caught:
+        parse_python(content, "law/a.py")
+    assert str(caught.value).count("law/a.py") == 1
+    assert parse_python("# coding: utf-8\nx = 'ä'\n".encode(), "law/a.py")
+
+
 def test_a_circle_of_imports_ends():
     modules = {"law/__init__.py": "from .a import X", "law/a.py": "from . import X"}
     own = OwnPython("law", {path: parse_python(text.encode(), path) for path, text in modules.items()})

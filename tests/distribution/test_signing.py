@@ -123,7 +123,7 @@ def test_what_can_not_sign_is_one_line_and_writes_nothing(tmp_path):
     _, public = write_keys(tmp_path, "a")
     (tmp_path / "text.pem").write_text("no key")
     for key in (public, tmp_path / "text.pem", write_keys(tmp_path, "c", rsa.generate_private_key(65537, 2048))[0]):
-        with pytest.raises(InputError, match="can not sign"):
+        with pytest.raises(InputError, match="has to be a private EC key"):
             sign(path, key)
     with pytest.raises(InputError, match="cannot read"):
         sign(path, tmp_path / "nothing.pem")
