@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from .errors import InputError
 from .files import write_with
+from .quiet import quietly
 
 
 def weights_digest(path: str | Path) -> str:
@@ -48,7 +48,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             with zipfile.ZipFile(path) as archive:
                 if archive.testzip() is not None:
                     raise InputError(f"{path} is damaged: its checksums do not fit; copy it again, or train it again")
-        with warnings.catch_warnings(action="ignore"):  # of what it is instead; the error below says enough
+        with quietly():  # of what it is instead; the error below says enough
             content = torch.load(path, map_location="cpu", weights_only=True)
     except InputError:
         raise

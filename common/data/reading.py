@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import InputError
+from ..quiet import quietly
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
 MASK_THRESHOLD = 127  # of 255; JPEG masks have noisy edges, and the paper's polyp masks are cut here
@@ -56,8 +56,7 @@ def decode(
         InputError: if `content` is no image, is cut short, or has more pixels than Pillow takes for honest.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # large scans and odd metadata are no fault
+        with quietly():  # large scans and odd metadata are no fault
             image = Image.open(io.BytesIO(content), formats=formats)
             if check:
                 check(image)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import InputError
+from ..quiet import Shared, quietly
 from .limits import check_pixels, coded_size
 
 if TYPE_CHECKING:
@@ -41,13 +41,8 @@ def discreet(path: str | Path, what: str = "cannot be read as DICOM; copy it aga
     Raises:
         InputError: for any error inside, with `path`, `what`, and of the error no more than its type.
     """
-    loggers = [logging.getLogger(name) for name in ("pydicom", "highdicom")]
-    levels = [logger.level for logger in loggers]
     try:
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL + 1)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quietly(), _without_log():
             yield
     except (InputError, MemoryError):
         raise
@@ -58,6 +53,17 @@ def discreet(path: str | Path, what: str = "cannot be read as DICOM; copy it aga
         ) from None
     except Exception as error:
         raise InputError(f"{path}: {what} ({type(error).__name__})") from None
+
+
+@Shared
+@contextmanager
+def _without_log() -> Iterator[None]:
+    loggers = [logging.getLogger(name) for name in ("pydicom", "highdicom")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)

@@ -6,7 +6,6 @@ import io
 import logging
 import math
 import pickle
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from ..errors import InputError, one_line_errors
 from ..files import release_folder, remove, remove_unfinished
 from ..provenance import record_path, write_record
+from ..quiet import quietly
 from ..weights import fit_weights, load_weights, read_checkpoint, save_checkpoint, unwrapped
 from .history import History
 
@@ -260,7 +260,7 @@ class RunCheckpoint:
         # A schedule of another length: step it from its beginning to where the run stands.
         for group, rate in zip(self.optimizer.param_groups, own["_last_lr"], strict=True):
             group["lr"] = rate
-        with warnings.catch_warnings(action="ignore"):  # that the optimizer made no step between
+        with quietly():  # that the optimizer made no step between
             for _ in range(saved["last_epoch"]):
                 self.lr_scheduler.step()
 
