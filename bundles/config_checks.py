@@ -19,7 +19,7 @@ from .allowed import (
     TARGETS,
 )
 from .code_free_config import config_fault
-from .executables import TARGET, executables
+from .executables import TARGET, executable_texts, executables
 from .expressions import REFERENCE, expression_fault
 from .own_python import OwnPython
 
@@ -127,18 +127,13 @@ class _Keys:
         return None
 
 
-def executes_faults(name: str, config: Any, told: Mapping[str, Any]) -> Iterator[str]:
+def executes_faults(name: str, config: Any, executes: Mapping[str, Any]) -> Iterator[str]:
     """Where the manifest's ``executes`` says anything else than what a config can execute."""
-    parts = list(executables(config))
-    found = {
-        "targets": {part.text for part in parts if part.kind == "target"},
-        "expressions": {part.text for part in parts if part.kind != "target"},
-    }
-    for kind, texts in found.items():
-        listed = set(told.get(name, {}).get(kind, []))
-        if sorted(listed) != told.get(name, {}).get(kind, []):
-            yield f"the manifest lists the {kind} of {name} unsorted, or one twice"
-        for text in sorted(texts - listed):
+    for kind, texts in executable_texts(config).items():
+        listed = executes.get(name, {}).get(kind, [])
+        for text in sorted(set(texts) - set(listed)):
             yield f"{name} can execute {text[:200]!r}, which the manifest does not list"
-        for text in sorted(listed - texts):
+        for text in sorted(set(listed) - set(texts)):
             yield f"{name} does not have {text[:200]!r}, which the manifest lists"
+        if listed != texts and set(listed) == set(texts):
+            yield f"the manifest lists the {kind} of {name} unsorted, or one twice"

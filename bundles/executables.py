@@ -55,3 +55,12 @@ def executables(config: Any, path: str = "") -> Iterator[Executable]:
             yield Executable("expression", config, path)
         elif config.startswith("%"):
             yield Executable("macro", config, path)
+
+
+def executable_texts(config: Any) -> dict[str, list[str]]:
+    """What a parsed config can execute, as a manifest tells it: ``targets`` and ``expressions``, each sorted, once."""
+    parts = list(executables(config))
+    return {
+        "targets": sorted({part.text for part in parts if part.kind == "target"}),
+        "expressions": sorted({part.text for part in parts if part.kind != "target"}),
+    }

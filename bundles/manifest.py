@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from .executables import executables
+from .executables import executable_texts
 from .sources import Tree
 
 NAME = "MANIFEST.json"
@@ -19,16 +19,8 @@ CODE_LICENCE = "Apache-2.0"
 
 def executed(files: Mapping[str, bytes]) -> dict[str, dict[str, list[str]]]:
     """What the JSON configs among `files` can execute: by config the sorted names and expressions."""
-    found = {}
-    for name in sorted(files):
-        if not (name.startswith("configs/") and name.endswith(".json")):
-            continue
-        parts = list(executables(json.loads(files[name])))
-        found[name] = {
-            "targets": sorted({part.text for part in parts if part.kind == "target"}),
-            "expressions": sorted({part.text for part in parts if part.kind != "target"}),
-        }
-    return found
+    names = sorted(name for name in files if name.startswith("configs/") and name.endswith(".json"))
+    return {name: executable_texts(json.loads(files[name])) for name in names}
 
 
 def packages_of(metadata: Mapping[str, Any]) -> dict[str, str]:

@@ -26,7 +26,7 @@ from .consistency import (
     requirement_findings,
     source_findings,
 )
-from .executables import executables
+from .executables import executable_texts
 from .logging_checks import LOGGING, logging_faults
 from .manifest import FULL, NAME, json_bytes
 from .naming import package_fault
@@ -192,13 +192,13 @@ def _examined(report: Report, opened: Callable[[], Contents], file: str | None) 
     findings = list(report.findings)
     for check in _CHECKS:
         findings += _collected(check, bundle)
-    parts = [part for name, config in bundle.configs.items() if name != METADATA for part in executables(config)]
+    parts = [executable_texts(config) for name, config in bundle.configs.items() if name != METADATA]
     return replace(
         report,
         findings=tuple(findings),
         python=tuple(sorted(path for path in contents.files if path.endswith(".py"))),
-        targets=tuple(sorted({part.text for part in parts if part.kind == "target"})),
-        expressions=tuple(sorted({part.text for part in parts if part.kind != "target"})),
+        targets=tuple(sorted({text for part in parts for text in part["targets"]})),
+        expressions=tuple(sorted({text for part in parts for text in part["expressions"]})),
     ), contents
 
 
