@@ -126,7 +126,7 @@ def verify(
 
 def _check_call(path: str, **proofs: str | None) -> None:
     # A slip in what was typed is told as such, and is no word against the bundle.
-    from .packing import read_model_info
+    from .model_info import read_model_info
     from .signing import check_public_key
 
     sha256, model_info, signature, public_key = map(proofs.get, ("sha256", "model_info", "signature", "public_key"))

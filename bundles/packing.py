@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 from safetensors.torch import load as load_safetensors
 
-from common.errors import InputError
 from common.files import check_writable, hold_folder, release_folder, write_atomically, write_json
 from common.provenance import SUFFIX as RECORD_SUFFIX
 
@@ -21,12 +20,12 @@ from .configs import SEGMENTER, packed_config, read_yaml, render, sister_of
 from .executables import executables
 from .manifest import FULL, NAME, build_manifest, packages_of
 from .model_card import model_card
+from .model_info import FILE as MODEL_INFO
+from .model_info import read_model_info
 from .naming import package_name, placeholder
-from .opening import read_limited
 from .sbom import SUFFIX as SBOM_SUFFIX
 from .sbom import sbom
 from .sources import bundle_files, find_bundle, metadata_of, read_tree
-from .strict_json import parse_json
 from .texts import packed_text
 from .zip_writing import zip_bytes
 
@@ -117,7 +116,7 @@ def write_zips(packed: list[Packed], out: Path) -> dict[str, str]:
 
 
 def _write_zips(packed: list[Packed], out: Path) -> dict[str, str]:
-    digests, info = {}, read_model_info(out / "model_info.json")
+    digests, info = {}, read_model_info(out / MODEL_INFO) if (out / MODEL_INFO).exists() else {}
     for each in packed:
         content = each.zip()
         digest = hashlib.sha256(content).hexdigest()
@@ -130,22 +129,8 @@ def _write_zips(packed: list[Packed], out: Path) -> dict[str, str]:
             "sha256": digest,
             "source": each.file_name,
         }
-    write_json(out / "model_info.json", dict(sorted(info.items())))
+    write_json(out / MODEL_INFO, dict(sorted(info.items())))
     return digests
-
-
-def read_model_info(path: Path) -> dict[str, dict[str, str]]:
-    """The catalogue of zips in a file; empty where there is none.
-
-    Raises:
-        InputError: if it is no such file.
-    """
-    if not path.exists():
-        return {}
-    found = parse_json(read_limited(path), str(path))
-    if not isinstance(found, dict) or not all(isinstance(entry, dict) for entry in found.values()):
-        raise InputError(f"{path} is no catalogue of zips (an object of objects by name); move it away")
-    return found
 
 
 def _sisters(configs: Mapping[str, Mapping]) -> list[str]:

@@ -29,6 +29,7 @@ from .consistency import (
 from .executables import executable_texts
 from .logging_checks import LOGGING, logging_faults
 from .manifest import FULL, NAME, json_bytes
+from .model_info import read_model_info
 from .naming import package_fault
 from .opening import Contents, open_folder, open_zip, read_limited
 from .opening import sha256 as sha256_of
@@ -143,9 +144,8 @@ def _wanted(path: Path, digest: str | None, model_info: str | Path | None) -> di
     if digest is not None:
         wanted["--sha256"] = digest.strip().lower()
     if model_info is not None:
-        told = parse_json(read_limited(model_info), str(model_info))
-        entry = told.get(path.name.removesuffix(".zip")) if isinstance(told, dict) else None
-        if not isinstance(entry, dict) or not isinstance(entry.get("sha256"), str):
+        entry = read_model_info(Path(model_info)).get(path.name.removesuffix(".zip"), {})
+        if not isinstance(entry.get("sha256"), str):
             raise Refused(f"{model_info} has no sha256 of {path.name.removesuffix('.zip')!r}; was the zip renamed?")
         wanted[str(model_info)] = entry["sha256"].lower()
     for source, each in wanted.items():

@@ -14,7 +14,9 @@ import pytest
 from bundles.code_free_config import inference_config
 from bundles.manifest import CODE_FREE, NAME, json_bytes
 from bundles.sources import collection
-from tests.distribution.built import PACKAGE, ZIP, code_free, manifested, mini, write_mini, write_zip
+from bundles.verifying import verify
+from tests.distribution.built import PACKAGE, ZIP, code_free, manifested, mini, write_config, write_mini, write_zip
+from tests.distribution.test_verifying import refused
 
 SECONDS, MEBIBYTES = 20, 256  # of one processor, and of memory beyond what a small sound bundle takes
 VALUES = {"image_size": 64, "threshold": 0.5, "batch_size": 1, "num_workers": 0}
@@ -120,3 +122,14 @@ def test_the_limits_leave_room_for_what_is_packed(packages):
         configs = sum(size for path, size in sizes.items() if path.startswith("configs/"))
         assert sizes[NAME] < (1 << 20) / 10 and configs < (1 << 20) / 10
         assert sum(path.startswith("models/") for path in sizes) <= 64 / 4
+
+
+def test_more_python_than_is_read_is_refused(tmp_path):
+    files = {f"{PACKAGE}/x{number}.py": b"x = 1\n" * 80_000 for number in range(9)}
+    refused(write_mini(tmp_path, files), "its Python has")
+    refused(write_mini(tmp_path, {f"{PACKAGE}/x.py": b"x = 1\n" * 100_000}), f"{PACKAGE}/x.py")
+
+
+def test_a_report_has_an_end(tmp_path):
+    report = verify(write_config(tmp_path, lambda config: config.update(x=["$exit()"] * 5000)))
+    assert not report.ok and len(report.findings) < 1000 and any("more than" in line for line in report.errors)

@@ -21,7 +21,8 @@ from bundles.boot import BOOT
 from bundles.configs import packed_config, sister_of
 from bundles.executables import executables
 from bundles.manifest import first_paragraph
-from bundles.packing import pack, read_model_info, write_zips
+from bundles.model_info import read_model_info
+from bundles.packing import pack, write_zips
 from bundles.sources import bundle_names, collection
 from bundles.verifying import verify
 from common.errors import InputError
