@@ -19,6 +19,7 @@ from .names import collisions, name_fault
 
 STORED, DEFLATED = 0, 8
 _ENCRYPTED, _DESCRIPTOR, _UTF8 = 0x1, 0x8, 0x800
+_HOW_HARD = 0x6  # how hard the packer tried, as `zip -9` tells it; no reader heeds it
 _LOCAL, _CENTRAL, _END = b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06"
 _END64, _LOCATOR64, _AFTER = b"PK\x06\x06", b"PK\x06\x07", b"PK\x07\x08"
 _PADDING = b"FB"  # torch's extra field, by which tensors begin at multiples of 64 bytes
@@ -178,7 +179,7 @@ def _name(raw: bytes, flags: int) -> str:
 def _check_kind(shown: str, system: int, flags: int, method: int, external: int, torch: bool) -> None:
     if flags & _ENCRYPTED:
         raise Refused(f"{shown} is encrypted")
-    if flags & ~(_UTF8 | (_DESCRIPTOR if torch else 0)):
+    if flags & ~(_UTF8 | (_DESCRIPTOR if torch else 0) | (_HOW_HARD if method == DEFLATED else 0)):
         raise Refused(f"{shown} has the flags {flags:#06x}; none but UTF-8 is known here")
     if method not in (STORED, DEFLATED):
         raise Refused(f"{shown} has compression {method}; only stored (0) and deflate (8) are read")

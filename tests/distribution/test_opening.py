@@ -60,6 +60,7 @@ ATTACKS = {
     "other name inside": ([raw_member(b"top/a", local_name=b"top/b")], {}, "two ways"),
     "other size inside": ([raw_member(b"top/a", local_size=3)], {}, "two ways"),
     "other checksum inside": ([raw_member(b"top/a", local_crc=3)], {}, "two ways"),
+    "stored, and said to be pressed": ([raw_member(b"top/a", method=0, flags=2)], {}, "flags"),
     "other flags inside": ([raw_member(b"top/a", local_flags=0x800)], {}, "two ways"),
     "other method inside": ([raw_member(b"top/a", local_method=0)], {}, "two ways"),
     "stored, other method inside": ([raw_member(b"top/a", method=0, local_method=8)], {}, "two ways"),
@@ -111,6 +112,7 @@ def test_the_form_itself_is_accepted():
         members = [raw_member(name, method=method) for name, method in zip((b"top/a", b"top/b"), methods, strict=True)]
         assert open_zip(raw_zip(members)).files == {"a": b"content", "b": b"content"}
     assert open_zip(raw_zip([raw_member(b"top/a", flags=0x800)])).files == {"a": b"content"}
+    assert open_zip(raw_zip([raw_member(b"top/a", flags=2)])).files == {"a": b"content"}  # as `zip -9` tells it
 
 
 @pytest.mark.parametrize("length", [0, 3, 21, 40, 60, 100, -1, -22, -30])

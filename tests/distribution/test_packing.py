@@ -305,3 +305,14 @@ def test_it_verifies(packages, name):
 )
 def test_a_licence_is_told_by_its_first_paragraph(text, paragraph):
     assert first_paragraph(text) == paragraph
+
+
+@pytest.mark.skipif(shutil.which("zip") is None, reason="the Zoo's own command needs zip")
+@pytest.mark.parametrize("name", ["law_polyps", "order_polyps"])
+def test_it_verifies_as_the_zoo_packs_it_anew(packages, name, tmp_path):
+    """With the command of the Zoo's `ci/utils.py`; its zip has another hash, and the same content."""
+    path = tmp_path / packages.packed[name].file_name
+    command = ["zip", "-rq", "-D", "-X", "-9", "-A", "--compression-method", "deflate", path, name]
+    subprocess.run(command, cwd=packages.unpacked, check=True)
+    report = verify(path)
+    assert report.errors == () and path.stat().st_size < len(packages.packed[name].zip())
